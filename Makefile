@@ -1,0 +1,67 @@
+# make demo   train, fit and report on real digits, in a few minutes
+# make test   the test suite, then once more against the built wheel from another folder
+# make lint   ruff and mypy --strict
+# make bench  speed, as ratios in one run
+# Each makes .venv and installs what it needs, pinned by constraints.txt.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
+INPUTS := pyproject.toml constraints.txt
+
+.PHONY: demo test test-tree test-wheel lint format bench reference clean
+
+demo: $(VENV)/.installed-all
+	$(BIN)/surge-sweep demo --open
+
+test: test-tree test-wheel
+
+test-tree: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -q
+
+# The working tree would hide a file missing from the wheel, so these tests see neither it nor the editable install.
+test-wheel: $(VENV)/.installed-test
+	rm -rf build/wheel && mkdir -p build/wheel
+	$(BIN)/python -m build --wheel --no-isolation --outdir build/wheel . > build/wheel/build.log || { cat build/wheel/build.log; exit 1; }
+	$(BIN)/python -m pip install --quiet --no-deps --target build/wheel/site build/wheel/*.whl
+	cp -r tests sweep_configs pyproject.toml build/wheel/
+	cd build/wheel && PYTHONPATH=site ../../$(BIN)/python -m pytest -q -m "not slow" -p no:cacheprovider tests
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/.installed-test
+	$(BIN)/python -m benchmarks
+
+# The committed report: the demo in a folder of its own, so that nothing of an earlier one is in it.
+reference: $(VENV)/.installed-all
+	rm -rf build/reference && mkdir -p build/reference
+	cd build/reference && ../../$(BIN)/surge-sweep demo
+	rm -rf reports/reference/digits && mkdir -p reports/reference
+	cp -r build/reference/reports/digits-demo reports/reference/digits
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed-all: $(INPUTS) | $(BIN)/python
+	$(PIP) --editable '.[all]'
+	touch $@
+
+$(VENV)/.installed-test: $(INPUTS) | $(BIN)/python
+	$(PIP) --editable '.[test]'
+	touch $@ $(VENV)/.installed-all
+
+$(VENV)/.installed-dev: $(INPUTS) | $(BIN)/python
+	$(PIP) --editable '.[dev]'
+	touch $@ $(VENV)/.installed-test $(VENV)/.installed-all

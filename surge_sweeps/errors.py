@@ -1,0 +1,63 @@
+"""The errors a user can meet.
+
+Every one carries two sentences: what is wrong, and what to do next. The command line prints them without a
+traceback and exits 1; a library caller catches `SurgeError`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class SurgeError(Exception):
+    """Something the user can mend.
+
+    Args:
+        what: the cause, one sentence.
+        hint: the next thing to do; empty when the cause says it all.
+
+    >>> str(SurgeError("no runs in 'digits'.", "Launch the sweep first."))
+    "no runs in 'digits'. Launch the sweep first."
+    """
+
+    def __init__(self, what: str, hint: str = "") -> None:
+        super().__init__(f"{what} {hint}".strip())
+        self.what = what
+        self.hint = hint
+
+
+class UnknownNameError(SurgeError):
+    """A name that is not one of the valid ones; the message lists them all.
+
+    >>> str(UnknownNameError("optimizer", "adm", ["adam", "sgd"]))
+    "unknown optimizer 'adm'. Valid: adam, sgd. Did you mean 'adam'?"
+    """
+
+    def __init__(self, kind: str, name: str, valid: Iterable[str]) -> None:
+        names = sorted(valid)
+        close = get_close_matches(name, names, n=1)
+        guess = f" Did you mean {close[0]!r}?" if close else ""
+        super().__init__(f"unknown {kind} {name!r}.", f"Valid: {', '.join(names) or 'none'}.{guess}")
+        self.name = name
+        self.valid = tuple(names)
+
+
+class SweepFileError(SurgeError):
+    """A sweep file that cannot be used as it stands."""
+
+
+class MissingExtraError(SurgeError):
+    """A package that only some commands need is not installed."""
+
+
+class NotEnoughDataError(SurgeError):
+    """The runs cannot answer the question; the hint says which runs would."""
+
+
+class TrackerError(SurgeError):
+    """The tracking store cannot be read or written."""
+
+
+class TrainingError(SurgeError):
+    """A training run cannot start or go on."""

@@ -1,0 +1,185 @@
+"""The result of a fit, as plain data: the contract of `fit.json`, schema version 1.
+
+Numbers that the data cannot fix are None, never NaN or infinite: an open end of an interval is None on that side.
+All intervals are 95%. B_peak, B_crit and B_noise are three separate quantities, each with its definition in words.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Protocol = Literal["reach", "gain", "final", "steps", "given"]
+Start = Literal["scratch", "crossing", "checkpoint"]
+OptimumStatus = Literal["ok", "edge_low", "edge_high", "too_few", "diverged", "given"]
+IntervalStatus = Literal["identified", "lower_bound", "upper_bound", "not_identified"]
+VerdictName = Literal["surge", "saturation", "power", "sqrt", "linear", "constant", "inconclusive"]
+BatchUnit = Literal["examples", "sequences", "tokens"]
+
+
+class _Contract(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, populate_by_name=True)
+
+
+class ProblemRecord(_Contract):
+    """Something wrong in the data: the run it concerns, or None for all of them, and what was done about it."""
+
+    run: str | None
+    what: str
+
+
+class Interval(_Contract):
+    """An estimate with a 95% interval; what it estimates stands in `definition`."""
+
+    estimate: float | None = None
+    low: float | None = None
+    high: float | None = None
+    status: IntervalStatus = "not_identified"
+    definition: str
+
+
+class Slope(_Contract):
+    """The exponent b of B ~ L**(-b) over the loss targets; `p_value` tests b = 0, two-sided."""
+
+    exponent: float | None = None
+    low: float | None = None
+    high: float | None = None
+    p_value: float | None = None
+    status: IntervalStatus = "not_identified"
+
+
+class OptimalLR(_Contract):
+    """The optimal learning rate at one batch size.
+
+    `lr`, `low` and `high` are None where open or unknown. `steps` is the number of steps at the optimum (protocols
+    reach and steps). `runs` counts every run at this batch size, diverged and censored ones included. `flat_band` is
+    the range of learning rates that the data cannot tell from the best.
+    """
+
+    batch_size: int
+    lr: float | None
+    low: float | None
+    high: float | None
+    status: OptimumStatus
+    steps: float | None = None
+    runs: int
+    flat_band: tuple[float | None, float | None]
+
+
+class EdgePoint(_Contract):
+    """The largest learning rate that trains at one batch size."""
+
+    batch_size: int
+    lr: float
+
+
+class TradeoffFit(_Contract):
+    """Steps against examples: S = s_min + e_min / B, B_crit = e_min / s_min (paper eq. 20)."""
+
+    s_min: float | None
+    s_min_low: float | None
+    s_min_high: float | None
+    e_min: float | None
+    e_min_low: float | None
+    e_min_high: float | None
+    b_crit: Interval
+
+
+class LawFit(_Contract):
+    """One candidate law fitted to the optimal learning rates; `weight` is its Akaike weight among the candidates."""
+
+    name: str
+    parameters: dict[str, float]
+    aicc: float | None
+    weight: float | None
+
+
+class TargetFit(_Contract):
+    """Everything found under one observable: a protocol at one loss, horizon and start."""
+
+    protocol: Protocol
+    loss: float | None
+    horizon_steps: int | None
+    start: Start | None
+    optimal_lr: list[OptimalLR]
+    stability_edge: list[EdgePoint]
+    tradeoff: TradeoffFit | None
+    laws: list[LawFit]
+    verdict: VerdictName
+    reasons: list[str]
+    b_peak: Interval
+    b_noise: Interval
+    minimum_detectable_kappa: float | None
+
+
+class DriftFit(_Contract):
+    """How B_peak and B_crit move as the loss falls."""
+
+    b_peak: Slope
+    b_crit: Slope
+
+
+class PhaseRecord(_Contract):
+    """One stretch of a schedule: from how many examples on, at which loss, which batch size and learning rate."""
+
+    from_examples: float
+    loss: float | None
+    batch_size: int
+    lr: float
+    lr_low: float | None
+    lr_high: float | None
+    status: Literal["measured", "extrapolated"]
+
+
+class ScheduleRecord(_Contract):
+    """Batch size and learning rate over the examples seen, with what was assumed."""
+
+    batch_unit: BatchUnit
+    law: str
+    phases: list[PhaseRecord]
+    assumptions: list[str]
+
+
+class GroupFit(_Contract):
+    """The fits of one set of hyper-parameters, `group` naming those that vary over the project."""
+
+    group: dict[str, str | int | float | bool | None]
+    targets: list[TargetFit]
+    drift: DriftFit
+    # `schedule` is a method name of no BaseModel, so the contract's key can be the attribute's name.
+    schedule: ScheduleRecord | None = None
+
+    def label(self) -> str:
+        """The group in words, for titles.
+
+        >>> from surge_sweeps.fitting.result import DriftFit, GroupFit, Slope
+        >>> GroupFit(group={"optimizer": "adamw"}, targets=[], drift=DriftFit(b_peak=Slope(), b_crit=Slope())).label()
+        'optimizer adamw'
+        """
+        return ", ".join(f"{key} {value}" for key, value in self.group.items()) or "all runs"
+
+
+class SurgeFit(_Contract):
+    """What `fit` returns and `fit.json` holds."""
+
+    schema_version: Literal[1] = Field(default=1, alias="schema")
+    project: str
+    source: str
+    batch_unit: BatchUnit
+    problems: list[ProblemRecord]
+    groups: list[GroupFit]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The contents of `fit.json`: only dicts, lists, strings, finite numbers, booleans and None."""
+        return self.model_dump(mode="json", by_alias=True)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> SurgeFit:
+        """Read back what `to_dict` wrote. Raises `pydantic.ValidationError` on anything else."""
+        return cls.model_validate(data)
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON schema of `fit.json`, as shipped in `fit.schema.json`."""
+    return SurgeFit.model_json_schema(by_alias=True, mode="serialization")

@@ -1,0 +1,72 @@
+"""What every engine promises: it is handed the frozen plan of trials and brings each to one end.
+
+The tracker is the truth about what is done. An engine runs only the trials that have no result yet, so calling it
+again after any failure finishes the rest and repeats nothing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from surge_sweeps.curves import Status
+from surge_sweeps.errors import SurgeError
+from surge_sweeps.sweep import Sweep
+from surge_sweeps.trackers.base import Tracker
+
+#: Called with (work done, work in all, what is going on); the unit of work is the engine's own, its ratio counts.
+ProgressCallback = Callable[[float, float, str], None]
+
+
+def no_progress(done: float, total: float, text: str) -> None:
+    """Show nothing."""
+
+
+@dataclass(frozen=True)
+class LaunchResult:
+    """What became of the trials that were planned.
+
+    Attributes:
+        planned: trials in the sweeps. already_done: those that had a result before.
+        ended: status -> how many trials ended with it in this call.
+        failures: trial id -> why it has no result; call again to try once more.
+    """
+
+    planned: int
+    already_done: int
+    ended: Counter[Status] = field(default_factory=Counter)
+    failures: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def missing(self) -> int:
+        """Trials still without a result."""
+        return self.planned - self.already_done - sum(self.ended.values())
+
+    def summary(self) -> str:
+        """One line for the terminal.
+
+        >>> LaunchResult(planned=4, already_done=1, ended=Counter(finished=2)).summary()
+        '4 trials: 1 done before, 2 finished, 1 missing'
+        """
+        parts = [f"{self.already_done} done before"] if self.already_done else []
+        parts += [f"{count} {status}" for status, count in sorted(self.ended.items())]
+        parts += [f"{self.missing} missing"] if self.missing else []
+        return f"{self.planned} trials: {', '.join(parts)}"
+
+
+class Interrupted(SurgeError):
+    """The user stopped the launch; what was done is kept."""
+
+
+class Launcher(Protocol):
+    """An engine. `launch` blocks until every trial has ended or cannot.
+
+    Raises `Interrupted` on Ctrl-C or SIGTERM and `TrackerError` when the store goes away; in both cases nothing that
+    ended is lost, and no process is left behind.
+    """
+
+    def launch(self, sweeps: Sequence[Sweep], tracker: Tracker, progress: ProgressCallback) -> LaunchResult:
+        """Run every trial of `sweeps` that has no result on `tracker`."""
+        ...

@@ -1,0 +1,144 @@
+"""The local engine: worker processes on this machine.
+
+Trials of the built-in trainer go to the workers as packs and train together; trials of a user's own script run as one
+process each.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from types import FrameType
+
+from surge_sweeps.curves import Status
+from surge_sweeps.errors import SurgeError
+from surge_sweeps.launch.base import Interrupted, LaunchResult, ProgressCallback
+from surge_sweeps.launch.packs import Pack, make_packs
+from surge_sweeps.launch.scripts import run_scripts
+from surge_sweeps.launch.workers import available_cores, start_pool, stop_pool, train_pack
+from surge_sweeps.sweep import Sweep, Trial
+from surge_sweeps.trackers.base import RunRecord, Tracker
+
+#: Bounds what a kill can lose and how long a pack runs before the progress bar moves.
+TRIALS_PER_PACK = 96
+
+
+class LocalLauncher:
+    """Runs trials on this machine.
+
+    Args:
+        agents: worker processes. Default: one per core for the built-in trainer, one for a user's script, which may
+            well use all cores or the one GPU itself.
+        folder_for_logs: where the output of users' scripts goes.
+    """
+
+    def __init__(self, agents: int | None = None) -> None:
+        if agents is not None and agents < 1:
+            raise SurgeError(f"the number of agents is {agents}.", "It must be 1 or more.")
+        self._agents = agents
+
+    def launch(self, sweeps: Sequence[Sweep], tracker: Tracker, progress: ProgressCallback) -> LaunchResult:
+        """Run every trial of `sweeps` that has no result on `tracker`; see `Launcher.launch`."""
+        planned, pending = _open_sweeps(sweeps, tracker)
+        result = LaunchResult(planned, planned - sum(len(trials) for _, trials in pending))
+        builtin = [(sweep, trials) for sweep, trials in pending if sweep.is_builtin]
+        scripts = [(sweep, trials) for sweep, trials in pending if not sweep.is_builtin]
+        with _stop_signals():
+            try:
+                if builtin:
+                    self._train(builtin, tracker, result, progress)
+                if scripts:
+                    run_scripts(scripts, tracker, self._agents or 1, result, progress)
+            except KeyboardInterrupt as error:
+                raise Interrupted(
+                    f"stopped. {result.summary()}.", "Call the same command again to run the missing trials."
+                ) from error
+        return result
+
+    def _train(
+        self,
+        work: Sequence[tuple[Sweep, list[Trial]]],
+        tracker: Tracker,
+        result: LaunchResult,
+        progress: ProgressCallback,
+    ) -> None:
+        packs = [pack for sweep, trials in work for pack in make_packs(sweep, trials, TRIALS_PER_PACK)]
+        # The longest first, so that no worker is left alone with one at the end.
+        packs.sort(key=lambda pack: -pack.cost)
+        total = sum(pack.cost for pack in packs)
+        done = 0.0
+        progress(done, total, "starting workers")
+        pool = start_pool(min(self._agents or available_cores(), len(packs)))
+        try:
+            futures = {pool.submit(train_pack, pack.trials): pack for pack in packs}
+            for pack, future in _as_they_end(futures):
+                records = _records(pack, future, result)
+                tracker.write_runs(pack.sweep_id, records)
+                result.ended.update(record.status for record in records)
+                done += pack.cost
+                progress(done, total, pack.label)
+        finally:
+            stop_pool(pool)
+
+
+def _open_sweeps(sweeps: Sequence[Sweep], tracker: Tracker) -> tuple[int, list[tuple[Sweep, list[Trial]]]]:
+    """Number of planned trials, and the sweeps with the trials that have no result yet."""
+    planned = 0
+    pending: list[tuple[Sweep, list[Trial]]] = []
+    for sweep in sweeps:
+        trials = sweep.trials()
+        planned += len(trials)
+        tracker.open_sweep(sweep.sweep_id, sweep.name, sweep.to_dict())
+        done = tracker.done_trials(sweep.sweep_id)
+        missing = [trial for trial in trials if trial.trial_id not in done]
+        if missing:
+            tracker.close_stale(sweep.sweep_id)
+            pending.append((sweep, missing))
+    return planned, pending
+
+
+def _as_they_end(
+    futures: dict[Future[list[RunRecord]], Pack],
+) -> Iterator[tuple[Pack, Future[list[RunRecord]]]]:
+    waiting = set(futures)
+    while waiting:
+        ended, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+        for future in ended:
+            yield futures[future], future
+
+
+def _records(pack: Pack, future: Future[list[RunRecord]], result: LaunchResult) -> list[RunRecord]:
+    try:
+        return future.result()
+    except BrokenProcessPool as error:
+        raise SurgeError(
+            "a worker process died, probably killed for using too much memory.",
+            "The trials done are kept; call again with fewer --agents to run the rest.",
+        ) from error
+    except SurgeError as error:
+        result.failures.update({trial.trial_id: str(error) for trial in pack.trials})
+        return []
+
+
+@contextmanager
+def _stop_signals() -> Iterator[None]:
+    """SIGTERM stops like Ctrl-C does, so that a scheduler's warning loses nothing either."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+

@@ -1,0 +1,132 @@
+"""A user's own training script, one process a trial, each logging into a run that is opened for it.
+
+The script takes `--lr --batch_size --seed` and logs a loss; it needs to know nothing of this tool. Which run it logs
+into travels by environment variables that the tracker's own client reads.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import threading
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from pathlib import Path
+
+from surge_sweeps.errors import SurgeError
+from surge_sweeps.launch.base import LaunchResult, ProgressCallback
+from surge_sweeps.launch.command import expand_command
+from surge_sweeps.sweep import Sweep, Trial
+from surge_sweeps.trackers.base import ScriptRun, Tracker
+
+#: What the scripts print, one file a trial: .surge/logs/SWEEP_ID/TRIAL_ID.log in the working folder.
+LOG_FOLDER = Path(".surge") / "logs"
+#: Lines of a failed script's output shown in the message.
+TAIL_LINES = 3
+TERM_TIMEOUT_SECONDS = 20
+
+
+class _Processes:
+    """The scripts that are running, so that all of them can be ended."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._stopped = False
+
+    def run(self, arguments: list[str], environment: dict[str, str], log: Path) -> int | None:
+        """Exit code of the script; None when it was not started because the launch was stopped."""
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("wb") as output:
+            with self._lock:
+                if self._stopped:
+                    return None
+                process = subprocess.Popen(
+                    arguments, env=environment, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
+                )
+                self._running.add(process)
+            try:
+                return process.wait()
+            finally:
+                with self._lock:
+                    self._running.discard(process)
+
+    def stop(self) -> None:
+        """End every script: TERM, then KILL for those that do not listen."""
+        with self._lock:
+            self._stopped = True
+            running = list(self._running)
+        for process in running:
+            process.terminate()
+        for process in running:
+            try:
+                process.wait(TERM_TIMEOUT_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def run_scripts(
+    work: Sequence[tuple[Sweep, list[Trial]]],
+    tracker: Tracker,
+    agents: int,
+    result: LaunchResult,
+    progress: ProgressCallback,
+) -> None:
+    """Run the script of each trial, `agents` at a time, and add what became of them to `result`."""
+    planned = [(sweep, trial) for sweep, trials in work for trial in trials]
+    for sweep, trial in planned:
+        expand_command(sweep, trial)
+    queue = iter(planned)
+    processes = _Processes()
+    done = 0
+    progress(0, len(planned), f"{agents} at a time")
+    with ThreadPoolExecutor(agents) as pool:
+        running: dict[Future[int | None], tuple[Trial, ScriptRun, Path]] = {}
+        try:
+            while True:
+                # Each run is opened only when its script can start, so that a kill leaves few behind.
+                while len(running) < agents and (item := next(queue, None)) is not None:
+                    _start(*item, tracker, pool, processes, running)
+                if not running:
+                    break
+                ended, _ = wait(running, return_when=FIRST_COMPLETED)
+                for future in ended:
+                    _finish(*running.pop(future), future, result)
+                    done += 1
+                    progress(done, len(planned), result.summary())
+        except BaseException:
+            processes.stop()
+            for _, run, _ in running.values():
+                run.finish(None)
+            raise
+
+
+def _start(
+    sweep: Sweep,
+    trial: Trial,
+    tracker: Tracker,
+    pool: ThreadPoolExecutor,
+    processes: _Processes,
+    running: dict[Future[int | None], tuple[Trial, ScriptRun, Path]],
+) -> None:
+    log = LOG_FOLDER / sweep.sweep_id / f"{trial.trial_id}.log"
+    arguments = expand_command(sweep, trial)
+    run = tracker.start_script(sweep.sweep_id, trial.trial_id, trial.parameters)
+    environment = {**os.environ, **run.environment}
+    running[pool.submit(processes.run, arguments, environment, log)] = (trial, run, log)
+
+
+def _finish(
+    trial: Trial, run: ScriptRun, log: Path, future: Future[int | None], result: LaunchResult
+) -> None:
+    try:
+        exit_code = future.result()
+    except OSError as error:
+        run.finish(None)
+        raise SurgeError(f"the script cannot be started: {error}.", "Check 'program' and 'command' of the sweep.") from error
+    status = run.finish(exit_code)
+    if status in ("finished", "diverged", "capped"):
+        result.ended[status] += 1
+        return
+    tail = log.read_text(encoding="utf-8", errors="replace").splitlines()[-TAIL_LINES:]
+    result.failures[trial.trial_id] = f"exit code {exit_code}, see {log}: {' | '.join(tail) or 'no output'}"
