@@ -1,0 +1,1 @@
+"""Hand trials to an engine, and make sure that each ends once."""

@@ -1,0 +1,1 @@
+"""The commands `surge-sweep` and `surge-report`: thin, one module each; the library does the work."""

@@ -1,0 +1,5 @@
+"""`python -m surge_sweeps.cli` is `surge-sweep`, for environments whose scripts are not on the path."""
+
+from surge_sweeps.cli.sweep import main
+
+main()

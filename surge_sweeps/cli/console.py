@@ -1,0 +1,91 @@
+"""What both commands share at the terminal: errors without a traceback, and a progress bar with the time left."""
+
+from __future__ import annotations
+
+import os
+import sys
+import webbrowser
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from surge_sweeps.errors import SurgeError
+from surge_sweeps.launch.base import Interrupted, ProgressCallback, no_progress
+
+out = Console()
+err = Console(stderr=True)
+
+EXIT_ERROR = 1
+EXIT_INTERRUPTED = 130
+
+
+def run(app: Callable[[], object]) -> None:
+    """Run a command; what the user can mend is printed as a sentence and the next step, exit 1."""
+    try:
+        app()
+    except Interrupted as error:
+        _complain(error)
+        sys.exit(EXIT_INTERRUPTED)
+    except SurgeError as error:
+        _complain(error)
+        sys.exit(EXIT_ERROR)
+    except KeyboardInterrupt:
+        err.print("stopped.")
+        sys.exit(EXIT_INTERRUPTED)
+
+
+def _complain(error: SurgeError) -> None:
+    err.print(f"[bold red]error:[/] {escape(error.what)}", highlight=False, soft_wrap=True)
+    if error.hint:
+        err.print(f"       {escape(error.hint)}", highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def progress_bar(title: str, *, quiet: bool) -> Iterator[ProgressCallback]:
+    """A callback that draws a bar with the time left; it draws nothing when quiet or not on a terminal."""
+    if quiet or not err.is_terminal:
+        yield no_progress
+        return
+    columns = (
+        TextColumn("[bold]{task.fields[title]}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}", style="dim"),
+    )
+    with Progress(*columns, console=err, transient=True) as progress:
+        task = progress.add_task("", total=None, title=title)
+
+        def update(done: float, total: float, text: str) -> None:
+            progress.update(task, completed=done, total=total, description=escape(text))
+
+        yield update
+
+
+def say(text: str, *, quiet: bool = False) -> None:
+    """One line about what is going on."""
+    if not quiet:
+        err.print(text, highlight=False, soft_wrap=True)
+
+
+def show_page(path: Path) -> None:
+    """Open a page in the user's browser where there is a screen; elsewhere the printed path must do."""
+    has_screen = sys.platform in ("darwin", "win32") or bool(
+        os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    )
+    if has_screen:
+        webbrowser.open(path.resolve().as_uri())
+
+
+def typer_app(help_text: str) -> typer.Typer:
+    """A command group whose errors are left to `run`."""
+    return typer.Typer(
+        help=help_text, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
+    )

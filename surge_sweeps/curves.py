@@ -1,0 +1,175 @@
+"""The loss-at-step table: what every tracker is read into and every fit starts from.
+
+`runs` has one row a run, `points` one row a logged loss. Everything that was dropped or repaired on the way is in
+`problems`, which reaches the report: nothing vanishes in silence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from surge_sweeps.errors import SurgeError
+
+Status = Literal["finished", "diverged", "capped", "crashed", "running", "stale"]
+
+#: A run in one of these states is a result; the others are unfinished work.
+RESULT_STATUSES: tuple[Status, ...] = ("finished", "diverged", "capped")
+
+#: Columns of `runs` that say how a run was named, started or stopped. They are never hyper-parameters, so a fit
+#: never groups by them.
+CONTROL_COLUMNS: tuple[str, ...] = (
+    "run", "trial_id", "sweep_id", "status",
+    "init_from", "start_checkpoint", "start_loss",
+    "max_steps", "max_examples", "target_loss",
+)  # fmt: skip
+
+#: Beyond this a float no longer holds every whole number.
+MAX_BATCH_SIZE = 2**53
+
+RUN_COLUMNS: tuple[str, ...] = ("run", "lr", "batch_size", "seed", "status")
+POINT_COLUMNS: tuple[str, ...] = ("run", "step", "examples", "loss")
+
+
+class Problem(NamedTuple):
+    """Something found wrong in the data: the run it concerns (None: all of them) and what was done about it."""
+
+    run: str | None
+    what: str
+
+
+@dataclass(frozen=True, eq=False)
+class LossCurves:
+    """Runs and their losses.
+
+    Attributes:
+        runs: one row a run. Columns `run` (str, unique), `lr` (float > 0), `batch_size` (int > 0, in `batch_unit`),
+            `seed` (nullable int), `status` (see `Status`); any of `CONTROL_COLUMNS`; every other column is a
+            recorded hyper-parameter. `start_checkpoint` names the common checkpoint a run branched from, and
+            `start_loss` the loss there; both are missing for a run from scratch.
+        points: one row a logged loss. Columns `run`, `step` (int, optimizer steps done since the run's start),
+            `examples` (float, in `batch_unit`, seen since the run's start), `loss` (float; NaN and infinities kept).
+            Sorted by run and step, one row per run and step.
+        problems: what was dropped or repaired, in the order found.
+        project: what the user called it. source: where it was read, without secrets. loss_name: the metric read.
+        batch_unit: what `batch_size` and `examples` count.
+    """
+
+    runs: pd.DataFrame
+    points: pd.DataFrame
+    problems: tuple[Problem, ...] = ()
+    project: str = ""
+    source: str = ""
+    loss_name: str = "loss"
+    batch_unit: Literal["examples", "sequences", "tokens"] = "examples"
+
+    def results(self) -> LossCurves:
+        """Only the runs that ended with a result: finished, diverged or capped."""
+        runs = self.runs[self.runs["status"].isin(RESULT_STATUSES)].reset_index(drop=True)
+        return self._with_runs(runs)
+
+    def select(self, mask: pd.Series[bool]) -> LossCurves:
+        """Only the runs where `mask`, aligned with `runs`, is true."""
+        return self._with_runs(self.runs[mask].reset_index(drop=True))
+
+    def _with_runs(self, runs: pd.DataFrame) -> LossCurves:
+        points = self.points[self.points["run"].isin(set(runs["run"]))].reset_index(drop=True)
+        return LossCurves(
+            runs, points, self.problems, self.project, self.source, self.loss_name, self.batch_unit
+        )
+
+
+def build_curves(
+    runs: pd.DataFrame,
+    points: pd.DataFrame,
+    *,
+    problems: Sequence[Problem] = (),
+    project: str = "",
+    source: str = "",
+    loss_name: str = "loss",
+    batch_unit: Literal["examples", "sequences", "tokens"] = "examples",
+) -> LossCurves:
+    """Check, sort and repair raw tables into `LossCurves`.
+
+    Args:
+        runs: at least the columns `RUN_COLUMNS`.
+        points: at least `run`, `step` and `loss`; a missing `examples` is filled with step times batch size. Of
+            several rows with the same run and step the last one wins, and the number dropped is a problem.
+        problems: those met before, which stay in front. project, source, loss_name, batch_unit: see `LossCurves`.
+
+    Raises:
+        SurgeError: a required column is missing, or a run name stands twice.
+
+    >>> runs = pd.DataFrame({"run": ["a"], "lr": [0.1], "batch_size": [8], "seed": [0], "status": ["finished"]})
+    >>> points = pd.DataFrame({"run": ["a", "a", "a"], "step": [1, 0, 1], "loss": [2.0, 3.0, 1.0]})
+    >>> curves = build_curves(runs, points)
+    >>> curves.points[["step", "examples", "loss"]].values.tolist()
+    [[0.0, 0.0, 3.0], [1.0, 8.0, 1.0]]
+    >>> curves.problems
+    (Problem(run='a', what='1 repeated step dropped, the last value of each kept'),)
+    """
+    _require_columns(runs, RUN_COLUMNS, "runs")
+    _require_columns(points, ("run", "step", "loss"), "points")
+    if runs["run"].duplicated().any():
+        raise SurgeError(
+            f"the run {runs.loc[runs['run'].duplicated(), 'run'].iloc[0]!r} stands twice in the table."
+        )
+    found = list(problems)
+    runs = _usable_runs(runs, found)
+    points = _ordered_points(points[points["run"].isin(set(runs["run"]))], found)
+    if "examples" not in points:
+        points["examples"] = np.nan
+    unknown = points["examples"].isna()
+    if unknown.any():
+        batch = points["run"].map(runs.set_index("run")["batch_size"])
+        points.loc[unknown, "examples"] = (points["step"] * batch)[unknown]
+    points["examples"] = points["examples"].astype(float)
+    return LossCurves(runs, points[list(POINT_COLUMNS)], tuple(found), project, source, loss_name, batch_unit)
+
+
+def _usable_runs(runs: pd.DataFrame, found: list[Problem]) -> pd.DataFrame:
+    """The runs with a learning rate and a batch size, typed and sorted; the others are named in `found`."""
+    lr = pd.to_numeric(runs["lr"], errors="coerce").astype("float64")
+    batch_size = pd.to_numeric(runs["batch_size"], errors="coerce").astype("float64")
+    usable = (lr > 0) & np.isfinite(lr) & (batch_size > 0) & np.isfinite(batch_size)
+    for name in runs.loc[~usable, "run"]:
+        found.append(Problem(str(name), "left out: learning rate or batch size is missing or not positive"))
+    whole = (batch_size == np.floor(batch_size)) & (batch_size <= MAX_BATCH_SIZE)
+    for name in runs.loc[usable & ~whole, "run"]:
+        found.append(Problem(str(name), "left out: the batch size is not a whole number"))
+    usable &= whole
+    runs = runs[usable].copy()
+    runs["run"] = runs["run"].astype(str)
+    runs["lr"] = lr[usable]
+    runs["batch_size"] = batch_size[usable].astype("int64")
+    runs["seed"] = runs["seed"].astype("Int64")
+    return runs.sort_values("run", ignore_index=True)
+
+
+def _ordered_points(points: pd.DataFrame, found: list[Problem]) -> pd.DataFrame:
+    """The points typed and sorted, one a run and step; the number of repeated ones dropped is named in `found`."""
+    points = points.copy()
+    points["run"] = points["run"].astype(str)
+    points["step"] = points["step"].astype("int64")
+    points["loss"] = points["loss"].astype(float)
+    points = points.sort_values(["run", "step"], kind="stable", ignore_index=True)
+    repeated = points.duplicated(["run", "step"], keep="last")
+    if not repeated.any():
+        return points
+    for name, count in points.loc[repeated, "run"].value_counts().sort_index().items():
+        steps = "step" if count == 1 else "steps"
+        found.append(Problem(str(name), f"{count} repeated {steps} dropped, the last value of each kept"))
+    return points[~repeated].reset_index(drop=True)
+
+
+def _require_columns(table: pd.DataFrame, columns: Sequence[str], name: str) -> None:
+    missing = [column for column in columns if column not in table.columns]
+    if missing:
+        raise SurgeError(
+            f"the table of {name} has no column {', '.join(map(repr, missing))}.",
+            f"It has: {', '.join(map(str, table.columns))}.",
+        )

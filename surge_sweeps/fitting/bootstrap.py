@@ -1,0 +1,120 @@
+"""Resampling runs within (batch size, learning rate) cells, many draws at once.
+
+Draw i of every target that shares its runs takes the same runs, so the draws of two loss targets move together as the
+estimates do. Means of resampled runs are spread by sqrt(n / (n - 1)) about the cell's mean, because the plain
+bootstrap of n values has (n - 1) / n of their variance, which matters at 3 runs a cell.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from surge_sweeps.fitting.cells import Cells
+from surge_sweeps.fitting.observables import FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class Resampling:
+    """Which runs every draw takes.
+
+    Attributes:
+        replicates: one array a batch size, (n_draws, n_lr, n_run), the replicate taken in each place.
+        normals: (n_batch, n_draws, n_lr) for cells of one run, which cannot be resampled.
+        choices: (n_draws,) uniform on [0, 1), picks the estimator of each draw.
+        rounding: (n_batch, n_draws) standard normal, for the spacing of a coarse grid.
+    """
+
+    replicates: tuple[NDArray[np.int16], ...]
+    normals: FloatArray
+    choices: FloatArray
+    rounding: FloatArray
+
+
+def resample(cells: Cells, n_draws: int, rng: np.random.Generator) -> Resampling:
+    """Draw the runs of every cell, with replacement.
+
+    >>> cells = Cells(np.array([8.0]), np.array([[0.0]]), np.ones((1, 1, 3)), np.ones((1, 1, 3), bool),
+    ...     np.zeros((1, 1, 3), bool))
+    >>> resample(cells, 5, np.random.default_rng(0)).replicates[0].shape
+    (5, 1, 3)
+    """
+    n_batch, n_lr, n_run = cells.values.shape
+    counts = cells.counts()
+    replicates = []
+    for batch in range(n_batch):
+        uniform = rng.random((n_draws, n_lr, n_run), dtype=np.float32)
+        taken = (uniform * counts[batch][:, None]).astype(np.int16)
+        # In float32 a uniform just below 1 times the count can round up to the count itself.
+        replicates.append(np.minimum(taken, np.maximum(counts[batch][:, None] - 1, 0).astype(np.int16)))
+    normals = rng.standard_normal((n_batch, n_draws, n_lr))
+    choices = rng.random(n_draws)
+    return Resampling(tuple(replicates), normals, choices, rng.standard_normal((n_batch, n_draws)))
+
+
+def cell_responses(cells: Cells) -> FloatArray:
+    """(n_batch, n_lr) each cell's mean, its lower median where some runs are censored, NaN where it is not usable."""
+    counts = np.maximum(cells.uncensored(), 1)
+    mean = np.where(np.isfinite(cells.values), cells.values, 0.0).sum(axis=2) / counts
+    partly = cells.uncensored() < cells.counts()
+    for batch, column in zip(*np.nonzero(partly & cells.usable()), strict=True):
+        mean[batch, column] = _lower_median(_censored_last(cells, batch, column))
+    return np.where(cells.usable(), mean, np.nan)
+
+
+def within_cell_variance(cells: Cells) -> tuple[FloatArray, NDArray[np.int64]]:
+    """(n_batch, n_lr) variance of the uncensored runs of a cell about their mean, and its degrees of freedom."""
+    freedom = np.maximum(cells.uncensored() - 1, 0)
+    known = np.isfinite(cells.values)
+    values = np.where(known, cells.values, 0.0)
+    mean = values.sum(axis=2, keepdims=True) / np.maximum(known.sum(axis=2, keepdims=True), 1)
+    squares = np.where(known, (values - mean) ** 2, 0.0).sum(axis=2)
+    return squares / np.maximum(freedom, 1), freedom
+
+
+def draw_responses(cells: Cells, resampling: Resampling, single_sd: FloatArray) -> FloatArray:
+    """(n_batch, n_draws, n_lr) the response of every cell in every draw, NaN where the draw makes it unusable.
+
+    Args:
+        cells: the runs.
+        resampling: which runs each draw takes.
+        single_sd: (n_batch,) the standard deviation of one run, for cells with a single run.
+    """
+    centre = cell_responses(cells)
+    result = np.empty(resampling.normals.shape)
+    for batch, replicates in enumerate(resampling.replicates):
+        result[batch] = _resampled_means(cells, batch, replicates, centre[batch])
+        single = cells.counts()[batch] == 1
+        spread = centre[batch] + single_sd[batch] * resampling.normals[batch]
+        result[batch] = np.where(single, spread, result[batch])
+        partly = (cells.uncensored() < cells.counts())[batch] & np.isfinite(centre[batch])
+        for column in np.nonzero(partly)[0]:
+            runs = _censored_last(cells, batch, int(column))
+            taken = np.sort(runs[replicates[:, column, : runs.size]], axis=1)
+            median = taken[:, (runs.size - 1) // 2]
+            result[batch, :, column] = np.where(np.isfinite(median), median, np.nan)
+    return result
+
+
+def _resampled_means(
+    cells: Cells, batch: int, replicates: NDArray[np.int16], centre: FloatArray
+) -> FloatArray:
+    exists = cells.exists[batch]
+    counts = np.maximum(exists.sum(axis=1), 1)
+    deviations = np.where(exists, cells.values[batch] - centre[:, None], 0.0)
+    n_lr, n_run = deviations.shape
+    flat = replicates + (np.arange(n_lr) * n_run)[:, None]
+    weights = exists / counts[:, None]
+    mean = np.einsum("dlr,lr->dl", deviations.ravel()[flat], weights)
+    return np.asarray(centre + mean * np.sqrt(counts / np.maximum(counts - 1, 1)))
+
+
+def _censored_last(cells: Cells, batch: int, column: int) -> FloatArray:
+    runs = cells.values[batch, column][cells.exists[batch, column]]
+    return np.where(np.isfinite(runs), runs, np.inf)
+
+
+def _lower_median(runs: FloatArray) -> float:
+    return float(np.sort(runs)[(runs.size - 1) // 2])

@@ -1,0 +1,213 @@
+"""From loss curves to a `SurgeFit`: groups, targets, optimal learning rates, laws, verdicts, trade-off and drift.
+
+Never an exception for thin data: what cannot be fitted is missing from the result, and `problems` says what to run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from surge_sweeps.curves import LossCurves
+from surge_sweeps.fitting.bootstrap import resample
+from surge_sweeps.fitting.cells import Cells, build_cells
+from surge_sweeps.fitting.drift import MIN_TARGETS, b_peak_draws, fit_drift
+from surge_sweeps.fitting.gaps import group_gaps, target_gaps
+from surge_sweeps.fitting.laws import LawFits, fit_laws
+from surge_sweeps.fitting.optima import FloatArray, Optima
+from surge_sweeps.fitting.optimum import OptimumSearch, find_optima
+from surge_sweeps.fitting.plan import GroupPlan, plan_fit
+from surge_sweeps.fitting.records import optimal_lr_records, stability_edge_records
+from surge_sweeps.fitting.result import (
+    DriftFit,
+    GroupFit,
+    Interval,
+    ProblemRecord,
+    Slope,
+    SurgeFit,
+    TargetFit,
+)
+from surge_sweeps.fitting.targets import Target, TargetRuns
+from surge_sweeps.fitting.tradeoff import TradeoffDetails, analyse_tradeoff
+from surge_sweeps.fitting.verdict import Verdict, decide
+
+
+class _Fitted(NamedTuple):
+    """One target's record, with what the drift needs."""
+
+    record: TargetFit
+    optima: Optima
+    law_fits: LawFits
+    verdict: Verdict
+    tradeoff: TradeoffDetails | None
+
+
+def fit(
+    curves: LossCurves,
+    *,
+    protocol: str | None = None,
+    target_losses: Sequence[float] | None = None,
+    horizon_steps: int | None = None,
+    n_draws: int = 2000,
+    seed: int = 0,
+) -> SurgeFit:
+    """Measure the optimal learning rate at every batch size and what follows from it.
+
+    Args:
+        curves: the runs. Those without a result are left out and counted in the problems.
+        protocol: `reach` (steps to a loss, runs from scratch), `gain` (loss decrease over K steps from a common
+            checkpoint), or None for both where the runs allow.
+        target_losses: the losses to reach; None chooses up to four from the curves of each group.
+        horizon_steps: K of the gain; None takes the common last step of the branches.
+        n_draws: bootstrap draws.
+        seed: of the bootstrap. The same curves, options and seed give the same result, bit for bit.
+
+    Returns:
+        One group for each set of hyper-parameters; empty groups or targets where the runs allow none.
+
+    Raises:
+        UnknownNameError: no such protocol.
+        SurgeError: a target loss is not finite, or the horizon is not positive.
+
+    >>> from surge_sweeps.simulate import Grid, Truth, simulate_training
+    >>> grid = Grid([4, 8, 16, 32, 64], np.geomspace(0.01, 0.4, 12), 4)
+    >>> curves = simulate_training(Truth("sqrt", {"a": 0.02}), grid, np.random.default_rng(0), noise=0.05)
+    >>> found = fit(curves, target_losses=[0.5], n_draws=200).groups[0].targets[0]
+    >>> found.verdict, [round(record.lr, 2) for record in found.optimal_lr]
+    ('sqrt', [0.04, 0.06, 0.08, 0.11, 0.16])
+    """
+    plan = plan_fit(curves, protocol=protocol, target_losses=target_losses, horizon_steps=horizon_steps)
+    rng = np.random.default_rng(seed)
+    problems = [ProblemRecord(run=problem.run, what=problem.what) for problem in curves.problems]
+    problems += [ProblemRecord(run=None, what=text) for text in plan.problems]
+    groups = []
+    for group in plan.groups:
+        fitted, gaps = _fit_group(group, n_draws, rng)
+        groups.append(fitted)
+        name = fitted.label() if fitted.group else ""
+        problems += [ProblemRecord(run=None, what=f"{name}: {text}" if name else text) for text in gaps]
+    if not groups:
+        problems.append(ProblemRecord(run=None, what=_nothing(curves)))
+    return SurgeFit(
+        project=curves.project,
+        source=curves.source,
+        batch_unit=curves.batch_unit,
+        problems=problems,
+        groups=groups,
+    )
+
+
+def _nothing(curves: LossCurves) -> str:
+    if curves.runs.empty:
+        return "the project has no runs: launch a sweep over learning rates and batch sizes"
+    return "no run has finished yet: launch the sweep again, or wait for it"
+
+
+def _fit_group(plan: GroupPlan, n_draws: int, rng: np.random.Generator) -> tuple[GroupFit, list[str]]:
+    gaps = group_gaps(plan.group.curves.runs)
+    fitted: list[_Fitted] = []
+    for part in plan.parts:
+        found, missing = _fit_part(part, n_draws, rng)
+        fitted += found
+        gaps += missing
+    group = GroupFit(
+        group=plan.group.key, targets=[one.record for one in fitted], drift=_drift(fitted), schedule=None
+    )
+    return group, gaps
+
+
+def _fit_part(part: TargetRuns, n_draws: int, rng: np.random.Generator) -> tuple[list[_Fitted], list[str]]:
+    """All targets of runs in common; draw i takes the same runs at each of them."""
+    fitted: list[_Fitted] = []
+    gaps: list[str] = []
+    resampling = None
+    for column, target in enumerate(part.targets):
+        cells = build_cells(part.curves.runs, part.responses, column)
+        resampling = resampling or resample(cells, n_draws, rng)
+        search = find_optima(cells, target.protocol, resampling)
+        one = _fit_target(target, cells, search, part.curves, rng)
+        fitted.append(one)
+        gaps += [f"{target.label()}: {text}" for text in target_gaps(cells, search.optima)]
+        if one.tradeoff and one.tradeoff.warning:
+            gaps.append(f"{target.label()}: {one.tradeoff.warning}")
+    return fitted, gaps
+
+
+def _fit_target(
+    target: Target, cells: Cells, search: OptimumSearch, curves: LossCurves, rng: np.random.Generator
+) -> _Fitted:
+    optima = search.optima
+    law_fits = fit_laws(optima)
+    verdict = decide(optima, law_fits, rng)
+    tradeoff = None
+    if target.protocol == "reach":
+        tradeoff = analyse_tradeoff(
+            optima.batch_sizes, optima.log_steps, optima.log_steps_draws, curves.batch_unit
+        )
+    record = TargetFit(
+        protocol=target.protocol,
+        loss=target.loss,
+        horizon_steps=target.horizon_steps,
+        start=target.start,
+        optimal_lr=optimal_lr_records(search),
+        stability_edge=stability_edge_records(cells),
+        tradeoff=tradeoff.fit if tradeoff else None,
+        laws=list(law_fits.fits),
+        verdict=verdict.name,
+        reasons=list(verdict.reasons),
+        b_peak=verdict.b_peak,
+        b_noise=verdict.b_noise,
+        minimum_detectable_kappa=verdict.minimum_detectable_kappa,
+    )
+    return _Fitted(record, optima, law_fits, verdict, tradeoff)
+
+
+def _drift(fitted: list[_Fitted]) -> DriftFit:
+    """B_peak over the gain targets where two of them show it, else over the reach targets; B_crit over the latter."""
+    fitted = [one for one in fitted if one.record.loss is not None and one.record.loss > 0]
+    gain = [one for one in fitted if one.record.protocol == "gain"]
+    reach = [one for one in fitted if one.record.protocol == "reach"]
+    shown = [one for one in gain if one.record.b_peak.status == "identified"]
+    return DriftFit(
+        b_peak=_peak_slope(gain if len(shown) >= MIN_TARGETS else reach), b_crit=_critical_slope(reach)
+    )
+
+
+def _peak_slope(fitted: list[_Fitted]) -> Slope:
+    shown = [one for one in fitted if one.record.b_peak.status == "identified"]
+    if len(shown) < MIN_TARGETS:
+        return Slope()
+    draws = []
+    for one in shown:
+        law = (
+            one.verdict.law
+            if one.verdict.name == "surge" and one.verdict.law
+            else _better_surge_law(one.law_fits)
+        )
+        draws.append(b_peak_draws(one.optima, law, one.law_fits.scatter_sd[law]))
+    return _slope(shown, [one.record.b_peak for one in shown], draws)
+
+
+def _better_surge_law(law_fits: LawFits) -> str:
+    def aicc(name: str) -> float:
+        value = law_fits.fit(name).aicc
+        return np.inf if value is None else value
+
+    return min(("surge", "surge_plateau"), key=aicc)
+
+
+def _critical_slope(fitted: list[_Fitted]) -> Slope:
+    known = [one for one in fitted if one.tradeoff and one.tradeoff.fit.b_crit.status == "identified"]
+    details = [one.tradeoff for one in known if one.tradeoff]
+    if len(details) < MIN_TARGETS:
+        return Slope()
+    return _slope(
+        known, [found.fit.b_crit for found in details], [found.log_b_crit_draws for found in details]
+    )
+
+
+def _slope(fitted: list[_Fitted], estimates: list[Interval], draws: list[FloatArray]) -> Slope:
+    losses = np.array([one.record.loss for one in fitted], dtype=float)
+    return fit_drift(losses, estimates, np.stack(draws, axis=1))

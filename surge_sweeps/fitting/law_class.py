@@ -1,0 +1,62 @@
+"""Which class of verdict each fitted law speaks for, and how much Akaike weight each class has.
+
+A law with more parameters can take the shape of a simpler one: a saturation that sets in far beyond the measured
+batch sizes is a square root there. Such a fit is evidence for the simpler class, not against it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from surge_sweeps.fitting.laws import LawFits
+from surge_sweeps.fitting.result import LawFit, VerdictName
+from surge_sweeps.theory import LAWS, peak_batch_size
+
+FloatArray = NDArray[np.float64]
+
+#: A law counts for a simpler class if it stays within this factor of it over the measured batch sizes.
+SAME_WITHIN = 1.10
+
+_SIMPLE: tuple[VerdictName, ...] = ("constant", "sqrt", "linear")
+
+
+def law_class(fit: LawFit, batch_sizes: FloatArray) -> VerdictName:
+    """The simplest class whose curve equals the fitted one within `SAME_WITHIN` at the measured batch sizes.
+
+    A surge law that peaks beyond the largest batch size is a saturation there, as is one with kappa <= 1.
+
+    >>> far = LawFit(name="adam_saturation", parameters={"a": 1.0, "b_s": 1e6}, aicc=0.0, weight=1.0)
+    >>> law_class(far, np.array([4.0, 64.0, 512.0])), law_class(far, np.array([1e4, 1e6, 1e8]))
+    ('sqrt', 'saturation')
+    """
+    curve = np.log(np.broadcast_to(LAWS[fit.name].evaluate(batch_sizes, **fit.parameters), batch_sizes.shape))
+    for name in _SIMPLE:
+        gap = curve - np.log(np.broadcast_to(LAWS[name].evaluate(batch_sizes, a=1.0), batch_sizes.shape))
+        if np.ptp(gap) / 2 <= np.log(SAME_WITHIN):
+            return name
+    if LAWS[fit.name].verdict != "surge":
+        return LAWS[fit.name].verdict
+    peak = peak_batch_size(fit.name, fit.parameters)
+    return "saturation" if peak is None or peak >= batch_sizes[-1] else "surge"
+
+
+def class_weights(law_fits: LawFits) -> dict[VerdictName, float]:
+    """Akaike weight of each class, the heaviest first; empty where no law has one."""
+    totals: dict[VerdictName, float] = {}
+    for fit in law_fits.fits:
+        if fit.weight is not None:
+            name = law_class(fit, law_fits.observed.batch_sizes)
+            totals[name] = totals.get(name, 0.0) + fit.weight
+    return dict(sorted(totals.items(), key=lambda item: -item[1]))
+
+
+def selected_law(law_fits: LawFits, verdict: VerdictName) -> LawFit:
+    """The law to go on with under a verdict: of its class, one of its own laws if there is one, by AICc."""
+    members = [
+        fit
+        for fit in law_fits.fits
+        if fit.aicc is not None and law_class(fit, law_fits.observed.batch_sizes) == verdict
+    ]
+    own = [fit for fit in members if LAWS[fit.name].verdict == verdict]
+    return min(own or members, key=lambda fit: fit.aicc or 0.0)

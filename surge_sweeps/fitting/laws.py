@@ -1,0 +1,225 @@
+"""Fit the candidate laws to the optimal learning rates of one target, in log LR.
+
+Each law's likelihood is laid out on a dense grid of its shape parameters with level and extra scatter solved for, its
+best cell is polished, and the laws are compared by AICc; the extra scatter counts as a parameter. The same grids
+give the profile intervals of B_peak, kappa and the ratio of peak to plateau, and the uncertainty of predictions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from surge_sweeps.errors import NotEnoughDataError, UnknownNameError
+from surge_sweeps.fitting.curve_grid import CurveGrid, curve_grids
+from surge_sweeps.fitting.law_search import BestFit, aicc, akaike_weights, polish
+from surge_sweeps.fitting.likelihood import LevelFit, Observations, fit_levels, observe
+from surge_sweeps.fitting.optima import Optima
+from surge_sweeps.fitting.profile import (
+    around,
+    deviance_threshold,
+    exp_ends,
+    interval,
+    pooled_profile,
+    profile_ends,
+)
+from surge_sweeps.fitting.result import Interval, LawFit
+from surge_sweeps.fitting.surge_family import B_PEAK, FAMILY_PARAMETERS, KAPPA, PLATEAU_RATIO, SurgeFamily
+from surge_sweeps.theory import LAWS, peak_batch_size
+
+FloatArray = NDArray[np.float64]
+LawGrids = dict[str, tuple[tuple[CurveGrid, LevelFit], ...]]
+
+_B_NOISE = {
+    "sgd_saturation": ("b_noise", "batch size at which the optimal learning rate is half its largest (SGD B_noise)"),
+    "adam_saturation": ("b_s", "batch size B_s at which the optimal LR is 1/sqrt(2) of its largest (Adam saturation)"),
+    "surge": ("b_noise", "B_noise of the surge law, where its learning rate peaks"),
+    "surge_plateau": ("b_s/kappa", "B_noise = B_s/kappa of the surge law with plateau"),
+}  # fmt: skip
+
+#: Fewest optima (values and bounds; values alone) to which laws are fitted.
+MIN_OPTIMA, MIN_VALUES = 4, 3
+
+_ZOOM = 15.0  # log likelihood below the best down to which the second grid of a law reaches
+_PRUNE = 12.0  # log likelihood below the best at which a cell adds nothing to a prediction's uncertainty
+
+
+class Prediction(NamedTuple):
+    """Log of the optimal LR and its standard deviation, of the shape of the batch sizes asked for."""
+
+    log_lr: FloatArray
+    sd: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class LawFits:
+    """All laws fitted to the optima of one target.
+
+    Attributes:
+        observed: what was fitted. fits: one entry a law, in the order of `LAWS`; empty when there is too little.
+        reason: why there is no fit, else empty.
+        scatter_sd: law name -> extra scatter of log LR beyond the seeds, at the best fit.
+        monotone_plateau_aicc: AICc of the plateau law held to kappa <= 1, where it cannot fall; None if undefined.
+        b_peak, kappa, plateau_ratio: 95% profile intervals over the surge laws; an end beyond the measured batch
+            sizes is open.
+    """
+
+    observed: Observations
+    fits: tuple[LawFit, ...] = ()
+    reason: str = ""
+    scatter_sd: dict[str, float] = field(default_factory=dict)
+    monotone_plateau_aicc: float | None = None
+    b_peak: Interval = field(default_factory=lambda: Interval(definition=B_PEAK))
+    kappa: Interval = field(default_factory=lambda: Interval(definition=KAPPA))
+    plateau_ratio: Interval = field(default_factory=lambda: Interval(definition=PLATEAU_RATIO))
+    _grids: LawGrids = field(default_factory=dict, repr=False)
+
+    def fit(self, law_name: str) -> LawFit:
+        """The fit of one law. Raises `UnknownNameError`, or `NotEnoughDataError` where no law was fitted."""
+        if law_name not in LAWS:
+            raise UnknownNameError("law", law_name, LAWS)
+        if not self.fits:
+            raise NotEnoughDataError("no law was fitted.", self.reason)
+        return next(fit for fit in self.fits if fit.name == law_name)
+
+    def predict(self, law_name: str, batch_size: ArrayLike) -> Prediction:
+        """Log of the optimal LR under one law, with the uncertainty of that law's parameters.
+
+        The value is that of the best fit; the standard deviation is around it, over the likelihood of the law's
+        whole grid. Whether the law holds at this batch size is not part of it.
+
+        Raises:
+            UnknownNameError, NotEnoughDataError: as `fit`.
+        """
+        fit = self.fit(law_name)
+        b = np.atleast_1d(np.asarray(batch_size, float))
+        log_lr = np.log(np.broadcast_to(LAWS[law_name].evaluate(b, **fit.parameters), b.shape))
+        best = max(float(levels.log_likelihood.max()) for _, levels in self._grids[law_name])
+        total, square = 0.0, np.zeros(b.shape)
+        for grid, levels in self._grids[law_name]:
+            rows, columns = np.nonzero(levels.log_likelihood > best - _PRUNE)
+            if not rows.size:
+                continue
+            weight = np.exp(levels.log_likelihood[rows, columns] - best) * grid.cell_volume
+            chosen, position = np.unique(rows, return_inverse=True)
+            off = levels.level[rows, columns][:, None] + grid.curves(b, chosen)[position] - log_lr
+            square = square + weight @ (off**2 + levels.level_variance[rows, columns][:, None])
+            total += float(weight.sum())
+        shape = np.shape(batch_size)
+        return Prediction(log_lr.reshape(shape), np.sqrt(square / total).reshape(shape))
+
+    def b_noise(self, law_name: str) -> Interval:
+        """B_noise under one law, each with its own definition; not identified for a law that has none.
+
+        Raises:
+            UnknownNameError, NotEnoughDataError: as `fit`.
+        """
+        fit = self.fit(law_name)
+        if law_name not in _B_NOISE:
+            return Interval(definition=f"B_noise: the law {law_name} has none")
+        parameter, definition = _B_NOISE[law_name]
+        if parameter != "b_s/kappa":
+            return self._shape_interval(law_name, fit.parameters[parameter], parameter, definition)
+        kappa = fit.parameters["kappa"]
+        if kappa <= 0:
+            return Interval(definition=definition)
+        return self._shape_interval(law_name, fit.parameters["b_s"] / kappa, parameter, definition)
+
+    def _shape_interval(self, law_name: str, estimate: float, parameter: str, definition: str) -> Interval:
+        logs, likelihoods = [], []
+        for grid, levels in self._grids[law_name]:
+            shape = grid.shape()
+            if parameter == "b_s/kappa":
+                with np.errstate(divide="ignore"):
+                    values = shape["b_s"] / np.maximum(shape["kappa"], 0.0)
+            else:
+                values = shape[parameter]
+            usable = np.isfinite(values)
+            logs.append(np.log(values[usable]))
+            likelihoods.append(levels.log_likelihood.max(axis=1)[usable])
+        values, near = pooled_profile(np.concatenate(logs), np.concatenate(likelihoods))
+        threshold = deviance_threshold(self.observed.log_lr.size, len(LAWS[law_name].parameters))
+        ends = profile_ends(values, near, float(near.max()), threshold)
+        return interval(estimate, around(exp_ends(ends), estimate), definition)
+
+
+def fit_laws(optima: Optima) -> LawFits:
+    """Fit every law of `theory.LAWS` to the optima of one target.
+
+    At least four batch sizes with an optimum or an edge, three of them optima, are needed; with fewer the result has
+    no fits and says why. A law's `aicc` and `weight` are None where there are too few optima for its parameters
+    (AICc needs n > k + 1, k counting the extra scatter).
+
+    >>> b = np.array([4.0, 8.0, 16.0, 32.0, 64.0, 128.0])
+    >>> draws = np.log(1e-3 * np.sqrt(b)) + 0.05 * np.random.default_rng(0).standard_normal((200, 6))
+    >>> nothing = np.full(6, np.nan)
+    >>> fits = fit_laws(Optima(b, draws[0], ("ok",) * 6, draws, nothing, draws * np.nan, (4,) * 6))
+    >>> max(fits.fits, key=lambda fit: fit.weight or 0).name
+    'sqrt'
+    """
+    observed = observe(optima)
+    n, values = observed.log_lr.size, int(observed.values.sum())
+    if n < MIN_OPTIMA or values < MIN_VALUES:
+        return LawFits(observed, reason=_too_few(n, values))
+    b_min, b_max = float(observed.batch_sizes[0]), float(observed.batch_sizes[-1])
+    grids: LawGrids = {name: _lay_grids(observed, name, b_min, b_max) for name in LAWS}
+    best = {name: max(_polished(observed, grids, name), key=lambda fit: fit.log_likelihood) for name in LAWS}
+    criteria = {
+        name: aicc(found.log_likelihood, len(LAWS[name].parameters), n) for name, found in best.items()
+    }
+    weights = akaike_weights(criteria)
+    rising, peaked = grids["surge_plateau"]
+    family = SurgeFamily(
+        rising, peaked, grids["surge"][0], deviance_threshold(n, FAMILY_PARAMETERS), b_min, b_max
+    )
+    kappa = family.kappa(best["surge_plateau"].parameters["kappa"])
+    return LawFits(
+        observed,
+        tuple(
+            LawFit(name=name, parameters=found.parameters, aicc=criteria[name], weight=weights[name])
+            for name, found in best.items()
+        ),
+        scatter_sd={name: found.scatter_sd for name, found in best.items()},
+        monotone_plateau_aicc=aicc(polish(observed, *rising).log_likelihood, FAMILY_PARAMETERS, n),
+        b_peak=family.b_peak(_peak_estimate(best, criteria)),
+        kappa=kappa,
+        plateau_ratio=family.plateau_ratio(kappa),
+        _grids=grids,
+    )
+
+
+def _lay_grids(
+    observed: Observations, name: str, b_min: float, b_max: float
+) -> tuple[tuple[CurveGrid, LevelFit], ...]:
+    """Fit a law's grids, then again, finer, where they are likely."""
+    wide = [
+        (grid, fit_levels(observed, grid.curves(observed.batch_sizes)))
+        for grid in curve_grids(name, b_min, b_max)
+    ]
+    best = max(float(levels.log_likelihood.max()) for _, levels in wide)
+    fine = [grid.zoomed(levels.log_likelihood.max(axis=1) > best - _ZOOM) for grid, levels in wide]
+    return tuple(
+        first if grid is first[0] else (grid, fit_levels(observed, grid.curves(observed.batch_sizes)))
+        for first, grid in zip(wide, fine, strict=True)
+    )
+
+
+def _polished(observed: Observations, grids: LawGrids, name: str) -> list[BestFit]:
+    return [polish(observed, grid, levels) for grid, levels in grids[name]]
+
+
+def _peak_estimate(best: dict[str, BestFit], criteria: dict[str, float | None]) -> float | None:
+    """B_peak of the better of the two surge laws by AICc, else by likelihood."""
+    names = [name for name in ("surge", "surge_plateau") if criteria[name] is not None] or ["surge"]
+    name = min(names, key=lambda law: criteria[law] or 0.0)
+    return peak_batch_size(name, best[name].parameters)
+
+
+def _too_few(n: int, values: int) -> str:
+    return (
+        f"Laws need the optimum at {MIN_OPTIMA} or more batch sizes, {MIN_VALUES} of them inside the learning-rate "
+        f"grid; here {n} are known or bounded and {values} lie inside."
+    )

@@ -1,0 +1,115 @@
+"""Which runs would decide what the data leaves open, read off the fit's own flags.
+
+Covered: optima at the edge of the learning-rate grid, batch sizes with too few or only diverged runs, peaks and
+critical batch sizes outside the range, wide intervals. Not covered: costs; `surge-sweep refine` plans the runs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from statistics import median
+
+from surge_sweeps.fitting.result import GroupFit, OptimalLR, OptimumStatus
+from surge_sweeps.report.numbers import batch_text, factor_text, list_text, lr_text, plural
+
+#: Fewer batch sizes with a known optimum leave most laws indistinguishable.
+ENOUGH_BATCH_SIZES = 5
+#: 95% interval, upper end over lower, that corresponds to a standard deviation of 0.1 in log LR: with it a drop of
+#: 1.7x past the peak shows nearly always, with twice the deviation in two thirds of the cases.
+NARROW_ENOUGH_FACTOR = 1.5
+
+
+def next_runs(group: GroupFit) -> list[str]:
+    """What to run next, most decisive first; empty where nothing is open.
+
+    >>> from surge_sweeps.fitting.result import DriftFit, Slope
+    >>> next_runs(GroupFit(group={}, targets=[], drift=DriftFit(b_peak=Slope(), b_crit=Slope())))
+    ['Train longer or choose easier losses: no loss could be evaluated with these runs.']
+    """
+    if not group.targets:
+        return ["Train longer or choose easier losses: no loss could be evaluated with these runs."]
+    optima = [optimum for target in group.targets for optimum in target.optimal_lr]
+    sizes = sorted({optimum.batch_size for optimum in optima})
+    found = [*_grid_runs(optima), *_batch_runs(group, sizes)]
+    if any(target.verdict == "inconclusive" for target in group.targets):
+        found += _precision_runs(group) or (
+            [] if found else ["More seeds at every learning rate near the optima."]
+        )
+    return found
+
+
+def _grid_runs(optima: list[OptimalLR]) -> list[str]:
+    found = []
+    above = _with_status(optima, "edge_high")
+    if above:
+        largest = max(optimum.lr or 0.0 for optimum in above)
+        found.append(
+            f"Learning rates above {lr_text(largest)} at {_sizes(above)}: the optimum lies at the upper edge."
+        )
+    below = _with_status(optima, "edge_low")
+    if below:
+        smallest = min(optimum.lr or math.inf for optimum in below)
+        found.append(
+            f"Learning rates below {lr_text(smallest)} at {_sizes(below)}: the optimum lies at the lower edge."
+        )
+    diverged = _with_status(optima, "diverged")
+    if diverged:
+        found.append(f"Smaller learning rates at {_sizes(diverged)}: every run there diverged.")
+    few = _with_status(optima, "too_few")
+    if few:
+        found.append(
+            f"At least four learning rates and longer runs at {_sizes(few)}: too few runs there got to the loss."
+        )
+    return found
+
+
+def _batch_runs(group: GroupFit, sizes: list[int]) -> list[str]:
+    found = []
+    if len(sizes) < ENOUGH_BATCH_SIZES:
+        found.append(
+            f"More batch sizes, each twice the one before: there {'is' if len(sizes) == 1 else 'are'} only "
+            f"{plural(len(sizes), 'batch size')}, and telling the laws apart takes {ENOUGH_BATCH_SIZES} or more."
+        )
+    if not sizes:
+        return found
+    bounds = {
+        "B_peak": [t.b_peak for t in group.targets],
+        "B_crit": [t.tradeoff.b_crit for t in group.targets if t.tradeoff],
+    }
+    for side, status, edge in (("above", "lower_bound", sizes[-1]), ("below", "upper_bound", sizes[0])):
+        names = [name for name, intervals in bounds.items() if any(i.status == status for i in intervals)]
+        if names and not (side == "below" and edge == 1):
+            found.append(
+                f"Batch sizes {side} {batch_text(edge)}: {list_text(names)} may lie beyond the range that was run."
+            )
+    return found
+
+
+def _precision_runs(group: GroupFit) -> list[str]:
+    widths = [
+        optimum.high / optimum.low
+        for target in group.targets
+        if target.verdict == "inconclusive"
+        for optimum in target.optimal_lr
+        if optimum.low and optimum.high
+    ]
+    if not widths or median(widths) <= NARROW_ENOUGH_FACTOR:
+        return []
+    return [
+        f"More seeds, and learning rates closer together near the optima: the intervals of the optimal learning rate"
+        f" span a factor of {factor_text(median(widths))} (median), and telling the laws apart takes about"
+        f" {factor_text(NARROW_ENOUGH_FACTOR)}."
+    ]
+
+
+def _with_status(optima: Iterable[OptimalLR], status: OptimumStatus) -> list[OptimalLR]:
+    return [optimum for optimum in optima if optimum.status == status]
+
+
+def _sizes(optima: Iterable[OptimalLR]) -> str:
+    sizes = sorted({optimum.batch_size for optimum in optima})
+    noun = "batch size" if len(sizes) == 1 else "batch sizes"
+    if len(sizes) > 6:
+        return f"{len(sizes)} {noun} from {batch_text(sizes[0])} to {batch_text(sizes[-1])}"
+    return f"{noun} {list_text([batch_text(size) for size in sizes])}"

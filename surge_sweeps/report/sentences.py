@@ -1,0 +1,153 @@
+"""The sentences of the first screen: the verdict over all losses, and the schedule or why there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from surge_sweeps.fitting.result import (
+    GroupFit,
+    PhaseRecord,
+    ProblemRecord,
+    ScheduleRecord,
+    TargetFit,
+    VerdictName,
+)
+from surge_sweeps.report.numbers import batch_text, count_text, list_text, loss_text, lr_text, plural
+from surge_sweeps.report.words import CANNOT_TELL, VERDICTS, target_label
+
+#: A sentence with more phases than this is left to the table.
+MOST_PHASES = 4
+
+
+def verdict_counts(targets: list[TargetFit]) -> str:
+    """The verdicts of one family's targets in words.
+
+    >>> verdict_counts([])
+    'No loss could be evaluated'
+    """
+    if not targets:
+        return "No loss could be evaluated"
+    found: dict[VerdictName, list[TargetFit]] = {}
+    for target in targets:
+        found.setdefault(target.verdict, []).append(target)
+    ranked = sorted(found, key=lambda verdict: (verdict == "inconclusive", -len(found[verdict])))
+    if len(targets) == 1 or len(found) == 1:
+        where = (
+            f" ({target_label(targets[0])})"
+            if len(targets) == 1
+            else f" at all {plural(len(targets), 'loss')}"
+        )
+        return f"{VERDICTS[ranked[0]][0]}{where}"
+    parts = []
+    for verdict in ranked:
+        losses = [loss_text(one.loss) if one.loss else target_label(one) for one in found[verdict]]
+        count = f"{len(losses)} of {len(targets)} losses ({list_text(losses)})"
+        parts.append(f"{VERDICTS[verdict][0]} at {count}")
+    return "; ".join(part if index == 0 else part[0].lower() + part[1:] for index, part in enumerate(parts))
+
+
+def headline(group: GroupFit) -> tuple[str, str, bool]:
+    """The verdict over all targets: its name, one sentence, and whether the data decided at all."""
+    verdicts = [target.verdict for target in group.targets]
+    decided = sorted({verdict for verdict in verdicts if verdict != "inconclusive"}, key=verdicts.index)
+    if not decided:
+        return (
+            CANNOT_TELL,
+            f"{CANNOT_TELL} how the optimal learning rate depends on the batch size: {_why_open(group)}.",
+            False,
+        )
+    count = sum(verdict != "inconclusive" for verdict in verdicts)
+    open_ones = "" if count == len(verdicts) else "; at the others the data cannot tell"
+    if len(decided) == 1:
+        title, sentence = VERDICTS[decided[0]]
+        where = f"At {count} of the {len(verdicts)} losses looked at, the" if open_ones else "The"
+        return title, f"{where} optimal learning rate {sentence}{open_ones}.", True
+    names = [f"{VERDICTS[verdict][0].lower()} at {verdicts.count(verdict)}" for verdict in decided]
+    titles = " / ".join(VERDICTS[verdict][0] for verdict in decided)
+    return titles, f"Of the {len(verdicts)} losses looked at, the law is {list_text(names)}{open_ones}.", True
+
+
+def _why_open(group: GroupFit) -> str:
+    if not group.targets:
+        return "no loss could be evaluated"
+    if not any(one.lr is not None for target in group.targets for one in target.optimal_lr):
+        return "no optimal learning rate was found at any batch size"
+    return "the evidence for any one law is too weak"
+
+
+def sentence(text: str) -> str:
+    """A remark as a sentence: a capital in front, a full stop behind.
+
+    >>> sentence("only one batch size was run"), sentence("B_peak lies above 210.")
+    ('Only one batch size was run.', 'B_peak lies above 210.')
+    """
+    closed = text if text.endswith((".", "!", "?")) else f"{text}."
+    return closed[0].upper() + closed[1:]
+
+
+def recommendation(schedule: ScheduleRecord) -> str:
+    """The schedule in a sentence or two.
+
+    >>> from surge_sweeps.fitting.result import PhaseRecord
+    >>> phase = {"loss": None, "lr_low": None, "lr_high": None, "status": "measured"}
+    >>> recommendation(ScheduleRecord(batch_unit="examples", law="sqrt", assumptions=[], phases=[
+    ...     PhaseRecord(from_examples=0, batch_size=32, lr=0.004, **phase),
+    ...     PhaseRecord(from_examples=12000, batch_size=64, lr=0.0057, **phase)]))
+    'Train with batch size 32 and LR 0.004 up to 12k examples, then with batch size 64 and LR 0.0057.'
+    """
+    phases = changes(schedule.phases)
+    pairs = [f"batch size {batch_text(phase.batch_size)} and LR {lr_text(phase.lr)}" for phase in phases]
+    ends = [f" up to {count_text(phase.from_examples)} {schedule.batch_unit}" for phase in phases[1:]]
+    if not phases:
+        return "The schedule holds no phase."
+    if len(phases) == 1:
+        advice = f"Train with {pairs[0]} throughout."
+    elif len(phases) <= MOST_PHASES:
+        stretches = (f"{pair}{end}" for pair, end in zip(pairs, [*ends, ""], strict=True))
+        advice = f"Train with {', then with '.join(stretches)}."
+    else:
+        start = f"{count_text(phases[-1].from_examples)} {schedule.batch_unit}"
+        advice = f"Train with {pairs[0]}{ends[0]}, then go in {len(phases) - 1} steps to {pairs[-1]} from {start} on."
+    return " ".join([advice, *_cautions(schedule)])
+
+
+def changes(phases: Sequence[PhaseRecord]) -> list[PhaseRecord]:
+    """The phases that change the batch size or the learning rate; the first one does."""
+    return [
+        phase
+        for index, phase in enumerate(phases)
+        if index == 0 or (phase.batch_size, phase.lr) != (phases[index - 1].batch_size, phases[index - 1].lr)
+    ]
+
+
+def _cautions(schedule: ScheduleRecord) -> list[str]:
+    found = []
+    beyond = [phase.from_examples for phase in schedule.phases if phase.status == "extrapolated"]
+    if beyond and beyond[0] > 0:
+        found.append(
+            f"Measured up to {count_text(beyond[0])} {schedule.batch_unit}; what follows is extrapolated."
+        )
+    elif beyond:
+        found.append("All of it is extrapolated.")
+    if schedule.law == "measured":
+        found.append("The law is open, so these learning rates rest on the measured optima alone.")
+    return found
+
+
+def why_no_schedule(group: GroupFit, decided: bool, problems: Sequence[ProblemRecord]) -> str:
+    """Why a group has no schedule: what the recommendation itself said, as the fit recorded it, or what is plain.
+
+    >>> from surge_sweeps.fitting.result import DriftFit, Slope
+    >>> group = GroupFit(group={"n": 1}, targets=[], drift=DriftFit(b_peak=Slope(), b_crit=Slope()))
+    >>> why_no_schedule(group, False, [ProblemRecord(run=None, what="n 1: no schedule: no trade-off. Run more.")])
+    'No schedule: no trade-off. Run more.'
+    >>> why_no_schedule(group, False, [])
+    'No schedule: no loss could be evaluated.'
+    """
+    start = f"{group.label()}: no schedule"
+    for problem in problems:
+        if problem.run is None and problem.what.startswith(start):
+            return f"No schedule{problem.what.removeprefix(start)}"
+    if not group.targets:
+        return "No schedule: no loss could be evaluated."
+    return f"No schedule: {'the fit did not settle on one' if decided else 'the law that it would follow is open'}."

@@ -1,0 +1,225 @@
+"""Plain words for what a fit found: verdicts, protocols, laws, intervals and slopes.
+
+Nothing here decides anything: every sentence restates a field of the fit, and says so where the data cannot tell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from surge_sweeps import theory
+from surge_sweeps.fitting.result import (
+    Interval,
+    LawFit,
+    OptimalLR,
+    Slope,
+    TargetFit,
+    VerdictName,
+)
+from surge_sweeps.report.numbers import count_text, loss_text, lr_end, lr_text, plural
+
+CANNOT_TELL = "The data cannot tell"
+
+#: Verdict -> its name and what it says about the optimal learning rate.
+VERDICTS: dict[VerdictName, tuple[str, str]] = {
+    "surge": ("Surge", "rises with the batch size, peaks, then falls"),
+    "saturation": ("Saturation", "rises with the batch size, then levels off"),
+    "power": ("Power law", "grows as a power of the batch size"),
+    "sqrt": ("Square-root law", "grows with the square root of the batch size"),
+    "linear": ("Linear law", "grows in proportion to the batch size"),
+    "constant": ("Constant", "is the same at every batch size"),
+    "inconclusive": (CANNOT_TELL, "cannot be pinned to one law"),
+}
+
+#: Law -> its name, its formula and what its parameters mean; B is the batch size.
+LAWS: dict[str, tuple[str, str]] = {
+    "constant": ("Constant", "LR = a"),
+    "sqrt": ("Square root", "LR = a √B"),
+    "linear": ("Linear", "LR = a B"),
+    "power": ("Power", "LR = a B^alpha"),
+    "sgd_saturation": ("Saturation, SGD", "LR = eps_max / (1 + b_noise/B)"),
+    "adam_saturation": ("Saturation, Adam", "LR = a / √(1 + b_s/B)"),
+    "surge": ("Surge", "LR = 2 eps_max / (√(b_noise/B) + √(B/b_noise))"),
+    "surge_plateau": ("Surge with plateau", "LR = a f / (1 + kappa f²), f = √(B/(B + b_s))"),
+}
+
+
+class Family(NamedTuple):
+    """What the targets of one kind share: they differ in their loss alone."""
+
+    protocol: str
+    start: str | None
+    horizon_steps: int | None
+
+    def title(self) -> str:
+        """What "optimal" means here.
+
+        >>> Family("gain", "checkpoint", 10).title()
+        'Largest loss decrease over the next 10 steps, from a common checkpoint'
+        """
+        steps = plural(self.horizon_steps, "step") if self.horizon_steps else "steps"
+        starts = {
+            "scratch": ", from scratch",
+            "crossing": ", from where each run crossed the loss",
+            "checkpoint": ", from a common checkpoint",
+        }
+        start = starts.get(self.start or "", "")
+        return {
+            "reach": f"Fewest steps to a loss{start}",
+            "gain": f"Largest loss decrease over the next {steps}{start}",
+            "final": "Lowest final loss" + (f" after {steps}" if self.horizon_steps else "") + start,
+            "steps": f"Steps to a goal, each batch size at its tuned learning rate{start}",
+            "given": f"Tuned learning rates, as given{start}",
+        }[self.protocol]
+
+    def response(self) -> str:
+        """What was measured in one cell of learning rate and batch size.
+
+        >>> Family("reach", "scratch", None).response()
+        'steps to the loss'
+        """
+        horizon = f" over {plural(self.horizon_steps, 'step')}" if self.horizon_steps else ""
+        names = {"reach": "steps to the loss", "gain": f"loss decrease{horizon}", "final": "final loss"}
+        return names.get(self.protocol, "steps")
+
+
+def family_of(target: TargetFit) -> Family:
+    """The family a target belongs to."""
+    return Family(target.protocol, target.start, target.horizon_steps)
+
+
+def target_label(target: TargetFit) -> str:
+    """A target among those of its family: its loss, or what it is.
+
+    A checkpoint's loss is where the further steps start; otherwise the loss is the one to reach.
+    """
+    if target.loss is None:
+        return {"final": "final loss", "steps": "steps to the goal"}.get(target.protocol, "as given")
+    return f"loss {loss_text(target.loss)}"
+
+
+def law_title(name: str) -> str:
+    """A law's name in words; a name this version does not know stands as it is."""
+    return LAWS.get(name, (name, ""))[0]
+
+
+def law_formula(law: LawFit) -> str:
+    """A law's formula with its fitted parameters.
+
+    >>> law_formula(LawFit(name="sqrt", parameters={"a": 0.00134}, aicc=None, weight=None))
+    'LR = a √B, a = 0.00134'
+    """
+    formula = LAWS.get(law.name, ("", law.name))[1]
+    parts = [f"{name} = {parameter_text(name, value)}" for name, value in law.parameters.items()]
+    return ", ".join([formula, *parts])
+
+
+def parameter_text(name: str, value: float) -> str:
+    """A law's parameter: batch sizes as counts, all else as a small number."""
+    return count_text(value) if name.startswith("b_") else lr_text(value)
+
+
+def leading_law(target: TargetFit) -> LawFit | None:
+    """The law that stands for the verdict: of those that agree with it, the one with the largest weight.
+
+    An inconclusive verdict agrees with all of them.
+    """
+    agreeing = [law for law in target.laws if target.verdict in ("inconclusive", _verdict_of(law))]
+    return max(agreeing, key=lambda law: law.weight or 0.0, default=None)
+
+
+def _verdict_of(law: LawFit) -> str:
+    known = theory.LAWS.get(law.name)
+    if known is None:
+        return ""
+    monotone = theory.peak_batch_size(law.name, law.parameters) is None
+    return "saturation" if known.verdict == "surge" and monotone else known.verdict
+
+
+def interval_text(interval: Interval) -> str:
+    """A batch size with its interval, or the bound, or that it is unknown.
+
+    >>> interval_text(Interval(estimate=74, low=40, high=130, status="identified", definition=""))
+    '74 (40 to 130)'
+    >>> interval_text(Interval(low=512, status="lower_bound", definition=""))
+    'above 512'
+    >>> interval_text(Interval(definition=""))
+    'not identified'
+    """
+    if interval.status == "identified" and interval.estimate is not None:
+        return f"{count_text(interval.estimate)}{range_text(interval.low, interval.high, count_text)}"
+    bound = bound_of(interval)
+    if interval.status == "lower_bound" and bound is not None:
+        return f"above {count_text(bound)}"
+    if interval.status == "upper_bound" and bound is not None:
+        return f"below {count_text(bound)}"
+    return "not identified"
+
+
+def bound_of(interval: Interval) -> float | None:
+    """The number behind "above" or "below"; None where the interval is no bound."""
+    if interval.status == "lower_bound":
+        return interval.low if interval.low is not None else interval.estimate
+    if interval.status == "upper_bound":
+        return interval.high if interval.high is not None else interval.estimate
+    return None
+
+
+def range_text(low: float | None, high: float | None, text: Callable[[float], str] = lr_end) -> str:
+    """The 95% interval behind an estimate, open ends in words; empty where both ends are unknown.
+
+    >>> range_text(0.003, 0.005), range_text(0.003, None), range_text(None, None)
+    (' (0.003 to 0.005)', ' (0.003 or more)', '')
+    """
+    if low is not None and high is not None:
+        return f" ({text(low)} to {text(high)})"
+    if low is not None:
+        return f" ({text(low)} or more)"
+    return "" if high is None else f" ({text(high)} or less)"
+
+
+def optimum_text(optimum: OptimalLR) -> str:
+    """An optimal learning rate with its interval, or what stands in its way.
+
+    >>> common = {"batch_size": 8, "low": None, "high": None, "runs": 4, "flat_band": (None, None)}
+    >>> optimum_text(OptimalLR(lr=0.1, status="edge_high", **common))
+    '0.1 or more: edge of the grid'
+    >>> optimum_text(OptimalLR(lr=None, status="too_few", **common))
+    'too few runs'
+    """
+    if optimum.status == "too_few" or optimum.lr is None:
+        return "every run diverged" if optimum.status == "diverged" else "too few runs"
+    if optimum.status == "diverged":
+        return "every run diverged"
+    if optimum.status in ("edge_low", "edge_high"):
+        side = "less" if optimum.status == "edge_low" else "more"
+        return f"{lr_text(optimum.lr)} or {side}: edge of the grid"
+    return f"{lr_text(optimum.lr)}{range_text(optimum.low, optimum.high)}"
+
+
+def slope_text(slope: Slope, name: str) -> str:
+    """Whether a batch size moves as the loss falls.
+
+    >>> slope_text(Slope(exponent=1.2, low=0.4, high=2.0, p_value=0.004, status="identified"), "B_peak")
+    'B_peak grows as the loss falls: B_peak ~ loss^-1.2 (95% interval of the exponent -2 to -0.4, p = 0.004).'
+    >>> slope_text(Slope(), "B_crit")
+    'The data cannot tell whether B_crit moves as the loss falls.'
+    """
+    unknown = f"{CANNOT_TELL} whether {name} moves as the loss falls"
+    if slope.status != "identified" or slope.exponent is None:
+        return f"{unknown}."
+    ends = (
+        f"95% interval of the exponent {_signed(-slope.high)} to {_signed(-slope.low)}"
+        if slope.low is not None and slope.high is not None
+        else "interval of the exponent unknown"
+    )
+    p_value = "" if slope.p_value is None else f", p = {max(slope.p_value, 1e-4):.1g}"
+    power = f"{name} ~ loss^{_signed(-slope.exponent)} ({ends}{p_value})"
+    if slope.low is None or slope.high is None or slope.low <= 0 <= slope.high:
+        return f"{unknown}: {power}."
+    return f"{name} {'grows' if slope.exponent > 0 else 'shrinks'} as the loss falls: {power}."
+
+
+def _signed(value: float) -> str:
+    return f"{value + 0.0:.2g}"

@@ -1,0 +1,134 @@
+"""What every tracker promises, writing and reading; nothing in this file knows a particular one.
+
+Writing: a sweep is opened once, then each trial is one run. A run holds its configuration, its metrics by optimizer
+step and one final status. Reading gives `LossCurves`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from surge_sweeps.curves import LossCurves, Status
+
+Scalar = str | int | float | bool
+
+#: Metric names of the run record, the same on every tracker.
+TRAIN_LOSS = "train/loss"
+EVAL_LOSS = "eval/loss"
+EXAMPLES = "examples"
+TOKENS = "tokens"
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One finished run, whole: what an ensemble hands over for each of its trials.
+
+    Attributes:
+        config: the run record's configuration (`lr`, `batch_size`, `seed`, `optimizer`, ...).
+        trial_id: the trial's stable id.
+        status: how it ended.
+        metrics: metric name -> [(step, value), ...], steps ascending and unique; values may be NaN or infinite.
+        summary: scalars known at the end (`last_finite_step`, `start_checkpoint`, `start_loss`, ...).
+    """
+
+    config: Mapping[str, Scalar]
+    trial_id: str
+    status: Status
+    metrics: Mapping[str, Sequence[tuple[int, float]]]
+    summary: Mapping[str, Scalar] = field(default_factory=dict)
+
+
+class RunWriter(Protocol):
+    """One open run. Points are buffered and written in batches, each stamped with the time it was logged."""
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Record metric values at an optimizer step; steps never go down. May raise `TrackerError` late."""
+        ...
+
+    def finish(self, status: Status, summary: Mapping[str, Scalar] | None = None) -> None:
+        """Write what is buffered, then the status. After this the run is closed; a second call does nothing."""
+        ...
+
+
+class ScriptRun(Protocol):
+    """One open run into which a program of the user's own logs, through the tracker's own client."""
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """Environment variables to start the program with, so that it logs into this run."""
+        ...
+
+    def finish(self, exit_code: int | None) -> Status:
+        """Close the run after the program ended and return its status; None: it was killed or never started.
+
+        `diverged` if the newest loss it logged is not finite, else `finished` on exit code 0 if it logged anything,
+        else `crashed`.
+        """
+        ...
+
+
+class Tracker(Protocol):
+    """A place where runs are written.
+
+    Promises: `open_sweep` and `write_runs` may be called again after a kill at any moment: a sweep of the same id is
+    found again, not doubled. A trial counts as done only once its status is written, which is the last thing written.
+    Every method raises `TrackerError` with the next step when the store is away. One process writes a sweep.
+    """
+
+    def open_sweep(self, sweep_id: str, name: str, definition: Mapping[str, object]) -> None:
+        """Make the place where the trials of this sweep go, or find it again."""
+        ...
+
+    def done_trials(self, sweep_id: str) -> Mapping[str, Status]:
+        """Trial id -> status of the trials of this sweep that ended with a result."""
+        ...
+
+    def close_stale(self, sweep_id: str) -> int:
+        """Mark runs that an earlier, killed process left open as crashed; return how many. Call before writing."""
+        ...
+
+    def start_run(self, sweep_id: str | None, trial_id: str, config: Mapping[str, Scalar]) -> RunWriter:
+        """Open the run of one trial; `sweep_id` None writes a run that belongs to no sweep."""
+        ...
+
+    def start_script(self, sweep_id: str, trial_id: str, config: Mapping[str, Scalar]) -> ScriptRun:
+        """Open the run of one trial that a program of the user's own will do."""
+        ...
+
+    def write_runs(self, sweep_id: str, records: Sequence[RunRecord]) -> None:
+        """Write finished runs, whole, in order."""
+        ...
+
+    def close(self) -> None:
+        """Write what is buffered and let go of the store."""
+        ...
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """What to read and under which names. Empty names mean: the run record's own.
+
+    Attributes:
+        loss: metric to read; default `eval/loss` if every run has it, else `train/loss`.
+        lr, batch_size, seed: configuration keys that hold them.
+        batch_unit: what the batch size counts.
+        cache_dir: folder for the cache; None reads afresh and keeps nothing.
+    """
+
+    loss: str | None = None
+    lr: str = "lr"
+    batch_size: str = "batch_size"
+    seed: str = "seed"
+    batch_unit: str = "examples"
+    cache_dir: Path | None = None
+
+
+class Reader(Protocol):
+    """A place where runs are read from. Reading never writes to the user's store."""
+
+    def collect(self, project: str, options: ReadOptions) -> LossCurves:
+        """Read a project. Raises `TrackerError` or `UnknownNameError`, never returns a silently partial table."""
+        ...

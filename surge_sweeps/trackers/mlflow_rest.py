@@ -1,0 +1,76 @@
+"""Reading any MLflow store through its client: servers, and databases other than SQLite.
+
+One request per run and metric, so it is slow where the SQLite file itself is at hand; a cache spares the runs that
+ended before the last read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from surge_sweeps.curve_cache import Series, join_series
+from surge_sweeps.trackers.mlflow_client import connect, search_all_runs, store_errors
+from surge_sweeps.trackers.mlflow_record import NOT_TRIALS, TAG_KIND
+from surge_sweeps.trackers.mlflow_runs import make_run, restore_infinities, unknown_experiment
+from surge_sweeps.trackers.stored_runs import LatestPoint, StoredRun
+
+_HINT = "See that the store can be reached, then call the same command again."
+
+
+class ClientStore:
+    """The runs and points of a store, through `MlflowClient`."""
+
+    def __init__(self, uri: str) -> None:
+        self._uri = uri
+        self._client = connect(uri)
+
+    def experiment_id(self, project: str) -> str:
+        """The id of the experiment of that name; raises `UnknownNameError`, or `TrackerError` if it is deleted."""
+        with store_errors(self._uri, "read", _HINT):
+            experiment = self._client.get_experiment_by_name(project)
+            if experiment is not None and experiment.lifecycle_stage == "active":
+                return str(experiment.experiment_id)
+            if experiment is not None:
+                raise unknown_experiment(project, [], str(experiment.experiment_id))
+            active = [found.name for found in self._client.search_experiments(max_results=1000)]
+        raise unknown_experiment(project, active, None)
+
+    def runs(self, experiment_id: str) -> list[StoredRun]:
+        """Every active run of the experiment that is no parent and no report, oldest first."""
+        with store_errors(self._uri, "read", _HINT):
+            found = list(search_all_runs(self._client, experiment_id))
+        return [_stored_run(run) for run in found if run.data.tags.get(TAG_KIND) not in NOT_TRIALS]
+
+    def count(self, runs: Sequence[str], metric: str) -> list[int | None]:
+        """Unknown: a server tells how many points there are only by sending them."""
+        del metric
+        return [None] * len(runs)
+
+    def fetch(self, runs: Sequence[str], metric: str) -> Series:
+        """Every point of the metric, run after run."""
+        with store_errors(self._uri, "read", _HINT):
+            return join_series([_series(run, self._client.get_metric_history(run, metric)) for run in runs])
+
+
+def _series(run: str, points: Sequence[Any]) -> Series:
+    return Series(
+        (run,),
+        np.array([len(points)], dtype=np.int64),
+        np.array([point.step for point in points], dtype=np.float64),
+        restore_infinities(np.array([point.value for point in points], dtype=np.float64)),
+        np.array([point.timestamp for point in points], dtype=np.int64),
+    )
+
+
+def _stored_run(run: Any) -> StoredRun:
+    info, data = run.info, run.data
+    # The public dictionary of newest values lacks their steps and times.
+    latest = {
+        point.key: LatestPoint(point.step, point.timestamp, point.value) for point in data._metric_objs or []
+    }
+    return make_run(
+        info.run_id, info.status, info.start_time, info.end_time, dict(data.params), dict(data.tags), latest
+    )

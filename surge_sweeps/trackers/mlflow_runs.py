@@ -1,0 +1,76 @@
+"""What both ways of reading MLflow share: its statuses, its infinities, and its experiments' names.
+
+The tags that the writer keeps (ids, status, where a run started) are put back among the parameters here, so that
+nothing further on knows of tags.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from difflib import SequenceMatcher
+
+import numpy as np
+from numpy.typing import NDArray
+
+from surge_sweeps.curves import Status
+from surge_sweeps.errors import SurgeError, TrackerError, UnknownNameError
+from surge_sweeps.trackers.mlflow_record import TAG_STATUS, TAG_SUMMARY, TAG_SWEEP_ID, TAG_TRIAL_ID
+from surge_sweeps.trackers.stored_runs import LatestPoint, StoredRun, as_status
+
+#: MLflow stores plus and minus infinity as these.
+STORED_INFINITY = 1.797e308
+_LISTED_EXPERIMENTS = 20
+
+_ENDED: dict[str, Status] = {"FINISHED": "finished", "FAILED": "crashed", "KILLED": "crashed"}
+#: Columns of the run table that the writer keeps in tags.
+_FROM_TAGS = {
+    "trial_id": TAG_TRIAL_ID,
+    "sweep_id": TAG_SWEEP_ID,
+    "start_checkpoint": f"{TAG_SUMMARY}start_checkpoint",
+    "start_loss": f"{TAG_SUMMARY}start_loss",
+}
+
+
+def make_run(
+    run: str,
+    status: str,
+    start_ms: int | None,
+    end_ms: int | None,
+    params: Mapping[str, str],
+    tags: Mapping[str, str],
+    metrics: Mapping[str, LatestPoint],
+) -> StoredRun:
+    """A run from MLflow's own fields.
+
+    >>> make_run("a", "FAILED", 0, 1, {"lr": "0.1"}, {"surge.trial_id": "t1"}, {}).params
+    {'trial_id': 't1', 'lr': '0.1'}
+    """
+    from_tags = {name: tags[tag] for name, tag in _FROM_TAGS.items() if tag in tags}
+    ended = _ENDED.get(status, "running")
+    return StoredRun(
+        run, as_status(tags.get(TAG_STATUS)), ended, start_ms, end_ms, from_tags | dict(params), metrics
+    )
+
+
+def restore_infinities(value: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The values with what MLflow stores for infinity turned back into it; a copy.
+
+    >>> restore_infinities(np.array([1.0, 1.7976931348623157e308, -1.7976931348623157e308]))
+    array([  1.,  inf, -inf])
+    """
+    return np.where(np.abs(value) >= STORED_INFINITY, np.copysign(np.inf, value), value)
+
+
+def unknown_experiment(project: str, active: Sequence[str], deleted_id: str | None) -> SurgeError:
+    """The error for an experiment that is deleted or does not exist; names the nearest of those that do.
+
+    >>> str(unknown_experiment("digit", ["digits"], None))
+    "unknown MLflow experiment 'digit'. Valid: digits. Did you mean 'digits'?"
+    """
+    if deleted_id is not None:
+        return TrackerError(
+            f"the MLflow experiment {project!r} is deleted.",
+            f"Restore it with: mlflow experiments restore --experiment-id {deleted_id}, or choose another project.",
+        )
+    nearest = sorted(active, key=lambda name: -SequenceMatcher(None, project, name).ratio())
+    return UnknownNameError("MLflow experiment", project, nearest[:_LISTED_EXPERIMENTS])

@@ -1,0 +1,98 @@
+"""Where an MLflow store lies: the URI a user means, the SQLite file behind it, and how to show it without secrets.
+
+Needs no MLflow, so that a local store can be read where MLflow is not installed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+from urllib.request import getproxies, proxy_bypass
+
+from surge_sweeps.errors import TrackerError
+
+#: Used when neither the caller nor MLFLOW_TRACKING_URI names a store; the same default as MLflow's own.
+DEFAULT_URI = "sqlite:///mlflow.db"
+
+_SQLITE = re.compile(r"sqlite(?:\+\w+)?:///(?P<path>[^?]*)(?:\?.*)?", re.DOTALL)
+_PROBE_TIMEOUT_S = 5.0
+
+
+def resolve_uri(uri: str | None) -> str:
+    """The URI given, else the environment's MLFLOW_TRACKING_URI, else `DEFAULT_URI`.
+
+    >>> resolve_uri("http://localhost:5000")
+    'http://localhost:5000'
+    """
+    return uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
+
+
+def sqlite_path(uri: str) -> Path | None:
+    """The absolute path of a SQLite store's file, or None for every other kind of store.
+
+    Raises:
+        TrackerError: a SQLite store in memory, which no other process could read.
+
+    >>> sqlite_path("sqlite:////data/mlflow.db").as_posix()
+    '/data/mlflow.db'
+    >>> sqlite_path("http://localhost:5000") is None
+    True
+    """
+    if not uri.startswith("sqlite"):
+        return None
+    found = _SQLITE.fullmatch(uri)
+    path = found["path"] if found else ""
+    if path.startswith("file:"):
+        return None
+    if path in ("", ":memory:"):
+        raise TrackerError(
+            f"the store {uri!r} names no file.",
+            "Name one, such as sqlite:///mlflow.db (relative) or sqlite:////abs.db.",
+        )
+    return Path(path).absolute()
+
+
+def absolute_uri(uri: str) -> str:
+    """The same store, independent of the working folder: MLflow keeps its connections by the URI's text."""
+    path = sqlite_path(uri)
+    return uri if path is None else f"sqlite:///{path}"
+
+
+def display_uri(uri: str) -> str:
+    """The URI without user, password and query, for reports and messages.
+
+    >>> display_uri("https://me:secret@host:5000/mlflow?token=x")
+    'https://host:5000/mlflow'
+    >>> display_uri("sqlite:///mlflow.db")
+    'sqlite:///mlflow.db'
+    """
+    if uri.startswith("sqlite"):
+        return uri.partition("?")[0]
+    parts = urlsplit(uri)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def probe_server(uri: str) -> None:
+    """Refuse a server that nothing answers for, at once: MLflow itself would try for minutes.
+
+    A server behind a proxy is not probed, and neither is a store of another kind.
+
+    Raises:
+        TrackerError: no connection within five seconds.
+    """
+    parts = urlsplit(uri)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        return
+    if parts.scheme in getproxies() and not proxy_bypass(parts.hostname):
+        return
+    try:
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        socket.create_connection((parts.hostname, port), timeout=_PROBE_TIMEOUT_S).close()
+    except (OSError, ValueError) as error:
+        raise TrackerError(
+            f"no MLflow server answers at {display_uri(uri)} ({error}).",
+            "Start it, or mend the address (MLFLOW_TRACKING_URI); then call the same command again.",
+        ) from error

@@ -1,0 +1,207 @@
+"""Runs as a tracker holds them, and the run table made of them: names mapped to ours, text turned into typed columns.
+
+Works for runs of any program. Whatever cannot be used is left out and named as a problem; only a name that no run has
+is an error.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, get_args
+
+import pandas as pd
+
+from surge_sweeps.curves import MAX_BATCH_SIZE, RESULT_STATUSES, Problem, Status
+from surge_sweeps.errors import UnknownNameError
+from surge_sweeps.trackers.base import ReadOptions
+
+#: Columns that are identifiers or labels, however much their values look like numbers.
+_TEXT_COLUMNS = frozenset({"trial_id", "sweep_id", "init_from", "start_checkpoint"})
+#: Columns the reader itself fills.
+_OWN_COLUMNS = frozenset({"run", "status", "lr", "batch_size", "seed"})
+
+_INT = re.compile(r"[+-]?(0|[1-9]\d{0,18})")
+_FLOAT = re.compile(r"[+-]?((\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|inf|nan|infinity)", re.IGNORECASE)
+_BOOLS = {"true": True, "false": False}
+_INT64_MAX = 2**63 - 1
+_STATUSES: dict[str, Status] = {status: status for status in get_args(Status)}
+
+
+class LatestPoint(NamedTuple):
+    """The newest point of one metric of one run; the time in milliseconds since 1970."""
+
+    step: float
+    timestamp_ms: int
+    value: float
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """One run as it stands in the store.
+
+    Attributes:
+        run: the store's own unique id.
+        recorded: the status this tool wrote, if any. ended: the status that follows from the store's own: `finished`
+            where it says the run ended well, `crashed`, or `running`.
+        start_ms, end_ms: milliseconds since 1970, None where unknown.
+        params: configuration as text, `trial_id` and the like included. metrics: metric name -> its newest point.
+    """
+
+    run: str
+    recorded: Status | None
+    ended: Status
+    start_ms: int | None
+    end_ms: int | None
+    params: Mapping[str, str] = field(default_factory=dict)
+    metrics: Mapping[str, LatestPoint] = field(default_factory=dict)
+
+    @property
+    def status(self) -> Status:
+        """As recorded, else as the store has it."""
+        return self.recorded or self.ended
+
+    def signature(self, metric: str, rows: int | None) -> str | None:
+        """Text that changes whenever the run's series of `metric` may have, or None where that cannot be known.
+
+        Args:
+            metric: a metric the run has. rows: how many points of it the store holds, None where it cannot say: then
+                only a run that ended can be told from a changed one.
+        """
+        latest = self.metrics[metric]
+        if rows is None and self.ended == "running":
+            return None
+        return repr((self.recorded, self.ended, self.end_ms, rows, *latest))
+
+
+def as_status(text: str | None) -> Status | None:
+    """The status a text names, or None for any other text.
+
+    >>> as_status("diverged"), as_status("done")
+    ('diverged', None)
+    """
+    return _STATUSES.get(text or "")
+
+
+class RunColumns(NamedTuple):
+    """The run table without statuses, and the problems met on the way."""
+
+    table: pd.DataFrame
+    problems: list[Problem]
+
+
+def run_columns(stored: Sequence[StoredRun], options: ReadOptions) -> RunColumns:
+    """The runs that have a learning rate and a batch size, one row each, every other parameter a typed column.
+
+    Raises:
+        UnknownNameError: no run at all has the learning rate, the batch size, or a seed of a name that was asked for.
+    """
+    problems: list[Problem] = []
+    names = {name for run in stored for name in run.params}
+    required = [options.lr, options.batch_size] + ([options.seed] if options.seed != ReadOptions.seed else [])
+    for name in required:
+        if stored and name not in names:
+            raise UnknownNameError("parameter", name, names)
+
+    rows = [row for run in stored if (row := _canonical(run, options, problems)) is not None]
+    table = pd.DataFrame(rows, columns=["run", "lr", "batch_size", "seed"])
+    table = table.astype({"run": "str", "lr": "float64", "batch_size": "int64", "seed": "Int64"})
+    params = {run.run: run.params for run in stored}
+    kept = [params[run] for run in table["run"]]
+    columns = {}
+    for name in sorted(names - {options.lr, options.batch_size, options.seed}):
+        if name in _OWN_COLUMNS:
+            problems.append(
+                Problem(None, f"the parameter {name!r} is left out: the column of that name is taken")
+            )
+            continue
+        values = [param.get(name) for param in kept]
+        if any(value is not None for value in values):
+            columns[name] = text_column(values) if name in _TEXT_COLUMNS else typed_column(values)
+    return RunColumns(pd.concat([table, pd.DataFrame(columns, index=table.index)], axis=1), problems)
+
+
+def typed_column(values: Sequence[str | None]) -> pd.Series:
+    """Text values as booleans, integers, floats or text: the first of these that every value given can be.
+
+    >>> typed_column(["1", "2"]).tolist(), typed_column(["1", "2.5"]).tolist(), typed_column(["1", "adam"]).tolist()
+    ([1, 2], [1.0, 2.5], ['1', 'adam'])
+    >>> typed_column(["True", None]).dtype
+    BooleanDtype
+    """
+    given = [value.strip() for value in values if value is not None]
+    partial = len(given) < len(values)
+    if all(value.lower() in _BOOLS for value in given):
+        return _convert(values, lambda text: _BOOLS[text.lower()], "boolean" if partial else "bool")
+    if all(_INT.fullmatch(value) and abs(int(value)) <= _INT64_MAX for value in given):
+        return _convert(values, int, "Int64" if partial else "int64")
+    if all(_FLOAT.fullmatch(value) for value in given):
+        return _convert(values, float, "float64")
+    return text_column(values)
+
+
+def text_column(values: Sequence[str | None]) -> pd.Series:
+    """Text as it stands, missing where there is none."""
+    return pd.Series(list(values), dtype="str" if None not in values else None)
+
+
+def _convert(values: Sequence[str | None], convert: Callable[[str], object], dtype: str) -> pd.Series:
+    missing = math.nan if dtype == "float64" else pd.NA
+    return pd.Series([missing if value is None else convert(value.strip()) for value in values], dtype=dtype)
+
+
+def _canonical(run: StoredRun, options: ReadOptions, problems: list[Problem]) -> dict[str, object] | None:
+    lr = _number(run.params.get(options.lr))
+    batch_size = _number(run.params.get(options.batch_size))
+    for name, number in ((options.lr, lr), (options.batch_size, batch_size)):
+        if number is None or not (0 < number < math.inf):
+            found = repr(run.params[name]) if name in run.params else "missing"
+            problems.append(Problem(run.run, f"left out: {name!r} is {found}, not a number above 0"))
+            return None
+    if batch_size is None or batch_size != int(batch_size) or batch_size > MAX_BATCH_SIZE:
+        problems.append(
+            Problem(run.run, f"left out: {options.batch_size!r} is {batch_size}, not a whole number")
+        )
+        return None
+    seed = run.params.get(options.seed)
+    if seed is not None and not (_INT.fullmatch(seed.strip()) and abs(int(seed)) <= _INT64_MAX):
+        problems.append(Problem(run.run, f"the seed {seed!r} is not a whole number and counts as missing"))
+        seed = None
+    return {
+        "run": run.run,
+        "lr": lr,
+        "batch_size": int(batch_size),
+        "seed": pd.NA if seed is None else int(seed),
+    }
+
+
+def _number(text: str | None) -> float | None:
+    return float(text) if text is not None and _FLOAT.fullmatch(text.strip()) else None
+
+
+def repeated_trials(stored: Sequence[StoredRun], problems: list[Problem]) -> set[str]:
+    """The runs to leave out because an earlier run of the same trial ended with a result already."""
+    first: dict[str, StoredRun] = {}
+    repeated: set[str] = set()
+    for run in sorted(stored, key=_ended_order):
+        trial = run.params.get("trial_id")
+        if trial is None or run.status not in RESULT_STATUSES:
+            continue
+        kept = first.setdefault(trial, run)
+        if kept is not run:
+            repeated.add(run.run)
+            problems.append(
+                Problem(run.run, f"left out: the trial {trial!r} ended before, in the run {kept.run}")
+            )
+    return repeated
+
+
+def _ended_order(run: StoredRun) -> tuple[float, float, str]:
+    unknown = math.inf
+    return (
+        unknown if run.end_ms is None else run.end_ms,
+        unknown if run.start_ms is None else run.start_ms,
+        run.run,
+    )

@@ -1,0 +1,198 @@
+"""The settings of one training run, checked before anything is trained.
+
+Names are the ones that sweeps, command-line flags and run records use (`lr`, `batch_size`, `beta1`, ...), so that a
+trial means the same thing wherever it is written down. A value of the wrong kind is refused, never converted: YAML
+reads `1e-3` as a string, and a string that slips through would be a run with settings nobody asked for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+
+from surge_sweeps.errors import TrainingError, UnknownNameError
+from surge_sweeps.trackers.base import Scalar
+from surge_sweeps.training.optimizers import HYPER_PARAMETERS, optimizer_spec
+from surge_sweeps.training.workloads import check_workload
+
+_TEXT = ("workload", "model", "optimizer", "init_from")
+_WHOLE = ("batch_size", "seed", "max_steps", "max_examples")
+_OPTIONAL = (*HYPER_PARAMETERS, "max_steps", "max_examples", "target_loss", "init_from")
+
+#: Smallest and largest value of each number; the second flag says whether the smallest itself is allowed.
+_RANGES: dict[str, tuple[float, bool, float]] = {
+    "lr": (0.0, False, math.inf),
+    "batch_size": (1, True, math.inf),
+    "seed": (0, True, math.inf),
+    "beta1": (0.0, True, 1.0),
+    "beta2": (0.0, True, 1.0),
+    "momentum": (0.0, True, 1.0),
+    "eps": (0.0, True, math.inf),
+    "weight_decay": (0.0, True, math.inf),
+    "max_steps": (1, True, math.inf),
+    "max_examples": (1, True, math.inf),
+    "target_loss": (-math.inf, False, math.inf),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialConfig:
+    """One training run.
+
+    Attributes:
+        lr: learning rate, constant over the run, > 0.
+        batch_size: examples per optimizer step; may exceed the size of the data set.
+        workload, model, optimizer: names; see `surge_sweeps.training.workloads` and `.optimizers`.
+        seed: decides the initial parameters (unless `init_from`) and the order of the examples.
+        beta1, beta2, eps, momentum, weight_decay: None is the optimizer's own default.
+        max_steps, max_examples: the run ends at whichever comes first, after a whole batch; at least one is needed.
+        target_loss: stop at the first logged step whose `eval/loss` is at or below it.
+        init_from: checkpoint file to start from, with fresh optimizer state.
+
+    Raises:
+        TrainingError: a value of the wrong kind or out of range, no budget, or a hyper-parameter that the optimizer
+            does not take.
+        UnknownNameError: unknown workload, model or optimizer.
+
+    >>> config = TrialConfig(lr=0.1, batch_size=32, optimizer="momentum", max_examples=1000)
+    >>> config.steps, config.resolved().momentum
+    (32, 0.9)
+    """
+
+    lr: float
+    batch_size: int
+    workload: str = "digits"
+    model: str = "mlp"
+    optimizer: str = "adamw"
+    seed: int = 0
+    beta1: float | None = None
+    beta2: float | None = None
+    eps: float | None = None
+    momentum: float | None = None
+    weight_decay: float | None = None
+    max_steps: int | None = None
+    max_examples: int | None = None
+    target_loss: float | None = None
+    init_from: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in self.names():
+            value = getattr(self, name)
+            if value is None and name in _OPTIONAL:
+                continue
+            _check_kind(name, value)
+            if name not in _TEXT:
+                _check_range(name, value)
+            if name not in _TEXT and name not in _WHOLE:
+                object.__setattr__(self, name, float(value))
+        check_workload(self.workload, self.model)
+        self._check_hyper_parameters()
+        self._check_budget()
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """The valid parameter names."""
+        return tuple(field.name for field in fields(cls))
+
+    @classmethod
+    def from_parameters(cls, parameters: Mapping[str, object]) -> TrialConfig:
+        """The configuration of a sweep's trial or a parsed command line.
+
+        Raises:
+            UnknownNameError: a key that is no parameter; the message lists the valid ones.
+            TrainingError: `lr` or `batch_size` is missing, or a value cannot be used.
+
+        >>> TrialConfig.from_parameters({"lr": 0.1, "batch_size": 8, "max_steps": 5, "optimizer": "sgd"}).steps
+        5
+        >>> TrialConfig.from_parameters({"lr": "1e-3", "batch_size": 8, "max_steps": 5})
+        Traceback (most recent call last):
+        ...
+        surge_sweeps.errors.TrainingError: lr is the string '1e-3', not a number.
+            Write it without quotes and with a point, as YAML wants it: 0.001.
+        """
+        for name in parameters:
+            if name not in cls.names():
+                raise UnknownNameError("parameter", str(name), cls.names())
+        for name in ("lr", "batch_size"):
+            if name not in parameters:
+                raise TrainingError(f"{name} is missing.", "Every trial needs lr and batch_size.")
+        values: dict[str, object] = dict(parameters)
+        return cls(**values)  # type: ignore[arg-type]  # __post_init__ checks every kind
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps in the budget: `max_steps`, or the first step at which `max_examples` are seen."""
+        limits = [] if self.max_steps is None else [self.max_steps]
+        if self.max_examples is not None:
+            limits.append(-(-self.max_examples // self.batch_size))
+        return min(limits)
+
+    def resolved(self) -> TrialConfig:
+        """The same run with the optimizer's own defaults filled in where a hyper-parameter is None."""
+        defaults = optimizer_spec(self.optimizer).defaults
+        missing = {name: value for name, value in defaults.items() if getattr(self, name) is None}
+        return replace(self, **missing)  # type: ignore[arg-type]  # hyper-parameters are all floats
+
+    def hyper_parameters(self) -> dict[str, float]:
+        """The optimizer's hyper-parameters but the learning rate, defaults filled in."""
+        resolved = self.resolved()
+        return {name: getattr(resolved, name) for name in optimizer_spec(self.optimizer).defaults}
+
+    def record(self) -> dict[str, Scalar]:
+        """The run record's configuration: plain scalars, only what applies to this run.
+
+        >>> TrialConfig(lr=0.1, batch_size=8, optimizer="sgd", max_steps=9).record()
+        {'workload': 'digits', 'model': 'mlp', 'optimizer': 'sgd', 'lr': 0.1, 'batch_size': 8, 'seed': 0,
+         'weight_decay': 0.0, 'max_steps': 9}
+        """
+        config: dict[str, Scalar] = {
+            name: getattr(self, name)
+            for name in ("workload", "model", "optimizer", "lr", "batch_size", "seed")
+        }
+        config.update(self.hyper_parameters())
+        for name in ("max_steps", "max_examples", "target_loss", "init_from"):
+            if getattr(self, name) is not None:
+                config[name] = getattr(self, name)
+        return config
+
+    def _check_hyper_parameters(self) -> None:
+        taken = tuple(optimizer_spec(self.optimizer).defaults)
+        for name in HYPER_PARAMETERS:
+            if getattr(self, name) is not None and name not in taken:
+                raise TrainingError(
+                    f"the optimizer {self.optimizer!r} takes no {name}.",
+                    f"It takes: {', '.join(('lr', *taken))}.",
+                )
+
+    def _check_budget(self) -> None:
+        if self.max_steps is None and self.max_examples is None:
+            raise TrainingError("the run has no end.", "Give max_steps, max_examples or both.")
+
+
+def _check_kind(name: str, value: object) -> None:
+    if name in _TEXT:
+        if not isinstance(value, str):
+            raise TrainingError(f"{name} is {value!r}, not a name.", f"Give {name} as text.")
+        return
+    if isinstance(value, str):
+        raise TrainingError(f"{name} is the string {value!r}, not a number.", _mended(value))
+    if isinstance(value, bool) or not isinstance(value, int if name in _WHOLE else (int, float)):
+        kind = "a whole number" if name in _WHOLE else "a number"
+        raise TrainingError(f"{name} is {value!r}, not {kind}.", f"Give {name} as {kind}.")
+
+
+def _mended(text: str) -> str:
+    try:
+        number = float(text)
+    except ValueError:
+        return "Give a number."
+    return f"Write it without quotes and with a point, as YAML wants it: {number!r}."
+
+
+def _check_range(name: str, value: float) -> None:
+    low, low_allowed, high = _RANGES[name]
+    if not math.isfinite(value) or value < low or (value == low and not low_allowed) or value >= high:
+        bound = f"{'at least' if low_allowed else 'above'} {low:g}" if math.isfinite(low) else "finite"
+        bound += f" and below {high:g}" if math.isfinite(high) else ""
+        raise TrainingError(f"{name} is {value!r}.", f"It must be {bound}.")

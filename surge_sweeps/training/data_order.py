@@ -1,0 +1,59 @@
+"""Which examples a run sees, in which order: a function of the seed alone.
+
+The examples form one endless stream, epoch after epoch, each epoch a permutation of the data set. The batch at step s
+takes the stream's positions [s B, (s + 1) B), so runs that differ in batch size see the same examples in the same
+order, grouped differently, and a comparison between batch sizes is a paired one.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+#: Keeps the stream of examples apart from other uses of the same seed.
+_STREAM = 1
+
+
+class DataOrder:
+    """The stream of example indices of one seed.
+
+    Args:
+        size: examples in the data set.
+        seed: at least 0.
+
+    >>> order = DataOrder(size=5, seed=0)
+    >>> sorted(order.positions(0, 5).tolist())
+    [0, 1, 2, 3, 4]
+    >>> torch.equal(order.batches(0, 3, batch_size=4).flatten(), order.batches(0, 2, batch_size=6).flatten())
+    True
+    """
+
+    def __init__(self, size: int, seed: int) -> None:
+        self.size = size
+        self.seed = seed
+
+    def positions(self, start: int, stop: int) -> Tensor:
+        """(stop - start,) int64 example indices at the stream's positions [start, stop)."""
+        first = start // self.size
+        epochs = [self._epoch(epoch) for epoch in range(first, -(-stop // self.size))]
+        stream = np.concatenate(epochs) if epochs else np.empty(0, dtype=np.int64)
+        return torch.from_numpy(stream[start - first * self.size : stop - first * self.size])
+
+    def batches(self, first_step: int, last_step: int, batch_size: int) -> Tensor:
+        """(last_step - first_step, batch_size) int64 example indices of the steps [first_step, last_step)."""
+        stream = self.positions(first_step * batch_size, last_step * batch_size)
+        return stream.view(last_step - first_step, batch_size)
+
+    def _epoch(self, epoch: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+        source = np.random.SeedSequence(self.seed, spawn_key=(_STREAM, epoch))
+        return np.random.Generator(np.random.PCG64(source)).permutation(self.size)
+
+
+def block_steps(batch_size: int) -> int:
+    """How many steps' indices to make at once: about 65,536 examples, so that whole epochs are made together.
+
+    >>> block_steps(4), block_steps(512), block_steps(10**6)
+    (16384, 128, 1)
+    """
+    return max(1, 65536 // batch_size)

@@ -1,0 +1,132 @@
+"""The ensemble trainer: all learning rates and seeds of one batch size train at once.
+
+Which runs train together follows from the model, the batch size and the number of runs alone, never from timing, so
+the same call gives the same bits. A run that has ended leaves the stack, and the last few go on in the plain loop,
+which is faster for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+
+import torch
+from torch import nn
+
+from surge_sweeps.training.config import TrialConfig
+from surge_sweeps.training.data_order import DataOrder
+from surge_sweeps.training.loop import continue_loop, each_batch
+from surge_sweeps.training.stacked import StackedReplicas
+from surge_sweeps.training.start import Start
+from surge_sweeps.training.trace import Trace, log_steps
+from surge_sweeps.training.workloads.base import Workload
+
+#: Called with the traces after every logged step.
+OnStep = Callable[[Sequence[Trace]], None]
+
+#: Fewer replicas than this are faster one by one: a stacked step costs about as much overhead as four plain ones.
+MIN_REPLICAS = 6
+#: A stack is made smaller once this share of it has ended.
+COMPACT_SHARE = 0.125
+#: Beyond about this many numbers in its parameters, or in the layer outputs of one step, a stack leaves the
+#: processor's cache: stacking gains nothing further, and with convolutions it loses. Found by measurement.
+STACK_PARAMETERS = 2**20
+STACK_OUTPUTS = 2**21
+
+
+def stack_size(workload: Workload, model: nn.Module, batch_size: int) -> int:
+    """How many replicas of `model` to train in one stack; 1 where the plain loop is faster.
+
+    >>> from surge_sweeps.training.workloads import load_workload
+    >>> digits = load_workload("digits")
+    >>> mlp, cnn = (digits.build_model(name, torch.Generator()) for name in ("mlp", "cnn"))
+    >>> [stack_size(digits, mlp, batch) for batch in (4, 32, 256)]
+    [116, 116, 20]
+    >>> [stack_size(digits, cnn, batch) for batch in (4, 32, 256)]
+    [106, 17, 1]
+    """
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    outputs = batch_size * _outputs(model, workload.train_inputs[:1])
+    size = min(STACK_PARAMETERS // parameters, STACK_OUTPUTS // outputs)
+    return size if size >= MIN_REPLICAS else 1
+
+
+def _outputs(model: nn.Module, example: torch.Tensor) -> int:
+    """The numbers that the layers of `model` put out for one example, its input included."""
+    counts = [example.numel()]
+    layers = [layer for layer in model.modules() if not list(layer.children())]
+    hooks = [layer.register_forward_hook(lambda _, __, out: counts.append(out.numel())) for layer in layers]
+    with torch.no_grad():
+        model(example)
+    for hook in hooks:
+        hook.remove()
+    return sum(counts)
+
+
+def run_ensemble(
+    workload: Workload,
+    configs: Sequence[TrialConfig],
+    starts: Mapping[int, Start],
+    *,
+    on_step: OnStep | None = None,
+) -> list[Trace]:
+    """Train runs that differ in learning rate and seed alone, all in one stack.
+
+    Args:
+        workload: what to train on.
+        configs: one a run.
+        starts: the start of every seed.
+        on_step: called with all traces after every logged step.
+
+    Returns:
+        The traces, in the order of `configs`.
+    """
+    traces = [Trace(c, starts[c.seed].loss, starts[c.seed].checkpoint) for c in configs]
+    rows = [index for index, trace in enumerate(traces) if trace.status is None]
+    if not rows:
+        return traces
+    stack = StackedReplicas(
+        workload, [starts[configs[i].seed].model for i in rows], [configs[i] for i in rows]
+    )
+    shared = configs[0]
+    seeds = sorted(starts)
+    orders = [DataOrder(len(workload.train_targets), seed) for seed in seeds]
+    batches = each_batch(orders, 0, shared.steps, shared.batch_size)
+    seed_of_row = _positions(seeds, [configs[i].seed for i in rows])
+    for previous, step in pairwise(log_steps(shared.steps)):
+        total = torch.zeros(len(stack), dtype=workload.train_inputs.dtype)
+        for _ in range(previous, step):
+            total += stack.step(next(batches)[seed_of_row])
+        _log(traces, rows, step, stack.eval_losses(), (total / (step - previous)).tolist())
+        if on_step is not None:
+            on_step(traces)
+        live = [position for position, index in enumerate(rows) if traces[index].status is None]
+        if len(live) < MIN_REPLICAS:
+            _finish_alone(workload, stack, {position: traces[rows[position]] for position in live})
+            if on_step is not None:
+                on_step(traces)
+            break
+        if len(rows) - len(live) >= COMPACT_SHARE * len(rows):
+            stack.keep(live)
+            rows = [rows[position] for position in live]
+            seed_of_row = seed_of_row[live]
+    return traces
+
+
+def _positions(seeds: Sequence[int], wanted: Sequence[int]) -> torch.Tensor:
+    place = {seed: position for position, seed in enumerate(seeds)}
+    return torch.tensor([place[seed] for seed in wanted])
+
+
+def _log(
+    traces: Sequence[Trace], rows: Sequence[int], step: int, evals: Sequence[float], trains: Sequence[float]
+) -> None:
+    for index, eval_loss, train_loss in zip(rows, evals, trains, strict=True):
+        if traces[index].status is None:
+            traces[index].add(step, eval_loss, train_loss)
+
+
+def _finish_alone(workload: Workload, stack: StackedReplicas, left: Mapping[int, Trace]) -> None:
+    for position, trace in left.items():
+        model, optimizer = stack.release(position, trace.config)
+        continue_loop(workload, model, optimizer, trace)

@@ -1,0 +1,172 @@
+"""Many replicas of one model as one: stacked parameters, and torch's own optimizer over all of them.
+
+Every parameter tensor has a leading axis of replicas, and one optimizer sees the stacked tensors. It steps at learning
+rate 1; then each replica keeps only its own learning rate's share of the change. For an optimizer that acts number by
+number and is proportional to the learning rate this is the step that separate runs would take, and one kernel call
+does the work of hundreds.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import TypeGuard
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, stack_module_state, vmap
+
+from surge_sweeps.errors import TrainingError
+from surge_sweeps.training.config import TrialConfig
+from surge_sweeps.training.optimizers import Stepper, build_optimizer, optimizer_spec
+from surge_sweeps.training.workloads.base import Workload
+
+
+def can_stack(model: nn.Module, optimizer: str) -> bool:
+    """Whether replicas of `model` can train as one under `optimizer`, exactly.
+
+    Not with an optimizer that looks at whole tensors, nor with a model that keeps state of its own (BatchNorm) or
+    draws random numbers (dropout).
+
+    >>> can_stack(nn.Linear(2, 2), "adamw"), can_stack(nn.Linear(2, 2), "muon"), can_stack(nn.BatchNorm1d(2), "sgd")
+    (True, False, False)
+    """
+    has_state = any(True for _ in model.buffers())
+    is_random = any(isinstance(layer, nn.modules.dropout._DropoutNd) for layer in model.modules())
+    return optimizer_spec(optimizer).elementwise and not has_state and not is_random
+
+
+class StackedReplicas:
+    """Replicas of one model that differ in parameters, learning rate and data.
+
+    Args:
+        workload: gives the data and the loss.
+        models: one a replica, alike in shape; not changed. Must satisfy `can_stack`.
+        configs: one a replica; they differ in learning rate and seed alone.
+
+    Raises:
+        TrainingError: the model or the optimizer cannot be stacked.
+    """
+
+    def __init__(
+        self, workload: Workload, models: Sequence[nn.Module], configs: Sequence[TrialConfig]
+    ) -> None:
+        self._config = configs[0]
+        if not can_stack(models[0], self._config.optimizer):
+            raise TrainingError(
+                f"{self._config.model!r} under {self._config.optimizer!r} cannot train as an ensemble.",
+                "Train it with mode 'loop' or 'auto'.",
+            )
+        self._workload = workload
+        self._lr = torch.tensor([config.lr for config in configs], dtype=workload.train_inputs.dtype)
+        stacked, _ = stack_module_state(list(models))
+        self._parameters = {name: value.detach().requires_grad_() for name, value in stacked.items()}
+        self._plain = copy.deepcopy(models[0])
+        self._skeleton = _with_stackable_layers(copy.deepcopy(models[0]))
+        self._losses = vmap(self._loss)
+        self._optimizer = self._over(list(self._parameters.values()), lr=1.0)
+
+    def __len__(self) -> int:
+        return len(self._lr)
+
+    def step(self, indices: Tensor) -> Tensor:
+        """One optimizer step of every replica.
+
+        Args:
+            indices: (replicas, batch) examples of each replica.
+
+        Returns:
+            (replicas,) minibatch losses before the step.
+        """
+        inputs, targets = self._workload.train_inputs[indices], self._workload.train_targets[indices]
+        losses: Tensor = self._losses(self._parameters, inputs, targets)
+        parameters = list(self._parameters.values())
+        # The replicas share nothing, so the gradient of the sum holds each replica's own gradient.
+        gradients = torch.autograd.grad(losses.sum(), parameters, allow_unused=True)
+        with torch.no_grad():
+            before = [parameter.clone() for parameter in parameters]
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                parameter.grad = gradient
+            self._optimizer.step()
+            for parameter, old in zip(parameters, before, strict=True):
+                share = self._lr.view(-1, *[1] * (parameter.ndim - 1))
+                torch.lerp(old, parameter, share, out=parameter)
+        return losses.detach()
+
+    def eval_losses(self) -> list[float]:
+        """Mean loss of each replica over the whole held-out set."""
+        inputs, targets = self._workload.eval_inputs, self._workload.eval_targets
+        losses = []
+        with torch.no_grad():
+            # One by one: on this many examples the stacked operations are slower, their values leave the cache.
+            for row in range(len(self)):
+                outputs = functional_call(self._plain, self._row(row), (inputs,))
+                losses.append(self._workload.loss(outputs, targets))
+        return [float(loss) for loss in losses]
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Drop every replica not in `rows`, with its optimizer state."""
+        index = torch.tensor(rows)
+        for parameter in self._parameters.values():
+            state = self._state(parameter)
+            for name, value in state.items():
+                if _goes_with(value, parameter):
+                    state[name] = value[index]
+        for parameter in self._parameters.values():
+            parameter.grad = None
+            parameter.data = parameter.data[index]
+        self._lr = self._lr[index]
+
+    def release(self, row: int, config: TrialConfig) -> tuple[nn.Module, Stepper]:
+        """One replica as a model and an optimizer of its own, to go on in the plain loop."""
+        model = copy.deepcopy(self._plain)
+        model.load_state_dict(self._row(row))
+        optimizer = self._over(list(model.parameters()), lr=config.lr)
+        for name, own in model.named_parameters():
+            stacked = self._parameters[name]
+            state = {
+                key: value[row].clone() if _goes_with(value, stacked) else copy.deepcopy(value)
+                for key, value in self._state(stacked).items()
+            }
+            if state and isinstance(optimizer, torch.optim.Optimizer):
+                optimizer.state[own] = state
+        return model, optimizer
+
+    def _row(self, row: int) -> dict[str, Tensor]:
+        return {name: value.detach()[row] for name, value in self._parameters.items()}
+
+    def _state(self, parameter: Tensor) -> dict[str, object]:
+        if not isinstance(self._optimizer, torch.optim.Optimizer):
+            return {}
+        state: dict[str, object] = self._optimizer.state[parameter]
+        return state
+
+    def _over(self, parameters: list[Tensor], lr: float) -> Stepper:
+        return build_optimizer(self._config.optimizer, parameters, lr, self._config.hyper_parameters())
+
+    def _loss(self, parameters: Mapping[str, Tensor], inputs: Tensor, targets: Tensor) -> Tensor:
+        outputs = functional_call(self._skeleton, dict(parameters), (inputs,))
+        return self._workload.loss(outputs, targets)
+
+
+class _FeatureMajorLinear(nn.Linear):
+    """A linear layer whose stacked weight gradient comes out in the weight's own memory layout.
+
+    The usual order of factors gives the transposed layout, and copying that back costs as much as the whole product.
+    """
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        outputs = (self.weight @ inputs.mT).mT
+        return outputs if self.bias is None else outputs + self.bias
+
+
+def _with_stackable_layers(model: nn.Module) -> nn.Module:
+    for layer in model.modules():
+        if type(layer) is nn.Linear:
+            layer.__class__ = _FeatureMajorLinear
+    return model.to("meta")
+
+
+def _goes_with(value: object, parameter: Tensor) -> TypeGuard[Tensor]:
+    """Whether an entry of the optimizer's state has one row a replica, as the parameter has."""
+    return isinstance(value, Tensor) and value.shape == parameter.shape

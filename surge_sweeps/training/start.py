@@ -1,0 +1,69 @@
+"""Where runs start: a fresh model from a seed, or a checkpoint shared by all seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from surge_sweeps.training.checkpoint import load_checkpoint, restore
+from surge_sweeps.training.config import TrialConfig
+from surge_sweeps.training.workloads.base import Workload
+
+#: Keeps initial parameters apart from other uses of the same seed.
+_STREAM = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """A model before its first step.
+
+    Attributes:
+        model: its parameters are the start; training copies of it is up to the caller.
+        loss: its evaluation loss.
+        checkpoint: content hash of the checkpoint it comes from; None from scratch.
+    """
+
+    model: nn.Module
+    loss: float
+    checkpoint: str | None = None
+
+
+def starts(workload: Workload, configs: Sequence[TrialConfig]) -> dict[int, Start]:
+    """The start of every seed among `configs`, which share workload, model and `init_from`.
+
+    Seeds that branch from a checkpoint share one start, and so one start loss, to the bit.
+
+    Raises:
+        TrainingError: the checkpoint cannot be used.
+    """
+    seeds = sorted({config.seed for config in configs})
+    first = configs[0]
+    if first.init_from is None:
+        return {seed: _from_seed(workload, first.model, seed) for seed in seeds}
+    branch = _from_checkpoint(workload, first.model, Path(first.init_from))
+    return dict.fromkeys(seeds, branch)
+
+
+def evaluate(workload: Workload, model: nn.Module) -> float:
+    """Mean loss over the whole held-out set."""
+    with torch.no_grad():
+        return float(workload.loss(model(workload.eval_inputs), workload.eval_targets))
+
+
+def _from_seed(workload: Workload, model: str, seed: int) -> Start:
+    source = np.random.SeedSequence(seed, spawn_key=(_STREAM,))
+    generator = torch.Generator().manual_seed(int(source.generate_state(1)[0]))
+    fresh = workload.build_model(model, generator)
+    return Start(fresh, evaluate(workload, fresh))
+
+
+def _from_checkpoint(workload: Workload, model: str, path: Path) -> Start:
+    checkpoint = load_checkpoint(path)
+    branch = workload.build_model(model, torch.Generator())
+    restore(checkpoint, branch, workload=workload.name, name=model)
+    return Start(branch, evaluate(workload, branch), checkpoint.hash)

@@ -1,0 +1,122 @@
+"""What one run logs, when it logs, and when it ends: one rule for the plain loop and the ensemble.
+
+The losses go to `eval/loss` and `train/loss` by optimizer step, at steps spaced evenly in log time. A run ends when it
+reaches its target loss, diverges, or uses up its budget; all three are judged at logged steps only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from surge_sweeps.curves import Status
+from surge_sweeps.trackers.base import EVAL_LOSS, EXAMPLES, TRAIN_LOSS, RunRecord, Scalar
+from surge_sweeps.training.config import TrialConfig
+
+#: A run whose evaluation loss exceeds this many times its first one has diverged.
+DIVERGENCE_FACTOR = 100.0
+#: Runs of at most this many steps log every one of them.
+EVERY_STEP_UP_TO = 50
+
+OnPoint = Callable[[int, Mapping[str, float]], None]
+
+
+def log_steps(max_steps: int, points: int = 150) -> tuple[int, ...]:
+    """The steps that are logged: 0, the last one, and at most `points` in all, evenly spaced in log time.
+
+    >>> log_steps(5)
+    (0, 1, 2, 3, 4, 5)
+    >>> steps = log_steps(100_000)
+    >>> steps[:4], steps[-1], len(steps) <= 150
+    ((0, 1, 2, 3), 100000, True)
+    """
+    if max_steps <= EVERY_STEP_UP_TO:
+        return tuple(range(max_steps + 1))
+    spaced = np.rint(np.geomspace(1, max_steps, points - 1)).astype(int)
+    return (0, *(int(step) for step in np.unique(spaced)))
+
+
+class Trace:
+    """The points of one run so far and, once it has ended, its status.
+
+    Args:
+        config: the run's settings.
+        start_loss: evaluation loss at step 0, which is logged at once.
+        start_checkpoint: content hash of the checkpoint it branched from; None from scratch.
+        on_point: called with every point as it is logged.
+    """
+
+    def __init__(
+        self,
+        config: TrialConfig,
+        start_loss: float,
+        start_checkpoint: str | None = None,
+        on_point: OnPoint | None = None,
+    ) -> None:
+        self.config = config
+        self.status: Status | None = None
+        self.start_loss = start_loss
+        self._start_checkpoint = start_checkpoint
+        self._on_point = on_point
+        self._last_finite_step: int | None = None
+        self._metrics: dict[str, list[tuple[int, float]]] = {EVAL_LOSS: [], TRAIN_LOSS: [], EXAMPLES: []}
+        self.add(0, start_loss, None)
+
+    def add(self, step: int, eval_loss: float, train_loss: float | None) -> None:
+        """Log one point and decide whether the run ends here.
+
+        Args:
+            step: optimizer steps done.
+            eval_loss: mean loss over the whole held-out set after that step.
+            train_loss: mean minibatch loss, each before its update, since the last logged point; None at step 0.
+        """
+        values = {EVAL_LOSS: eval_loss, EXAMPLES: float(step * self.config.batch_size)}
+        if train_loss is not None:
+            values[TRAIN_LOSS] = train_loss
+        for name, value in values.items():
+            self._metrics[name].append((step, value))
+        if self._on_point is not None:
+            self._on_point(step, values)
+
+        target = self.config.target_loss
+        if self._diverged(eval_loss, train_loss):
+            self.status = "diverged"
+            return
+        self._last_finite_step = step
+        if target is not None and eval_loss <= target:
+            self.status = "finished"
+        elif step == self.config.steps:
+            self.status = "finished" if target is None else "capped"
+
+    @property
+    def last_step(self) -> int:
+        """The last logged step."""
+        return self._metrics[EVAL_LOSS][-1][0]
+
+    @property
+    def last_eval_loss(self) -> float:
+        """The evaluation loss logged last."""
+        return self._metrics[EVAL_LOSS][-1][1]
+
+    def summary(self) -> dict[str, Scalar]:
+        """What is known at the end: `last_finite_step` of a diverged run, where a branch started."""
+        summary: dict[str, Scalar] = {}
+        if self.status == "diverged" and self._last_finite_step is not None:
+            summary["last_finite_step"] = self._last_finite_step
+        if self._start_checkpoint is not None:
+            summary["start_checkpoint"] = self._start_checkpoint
+            summary["start_loss"] = self.start_loss
+        return summary
+
+    def run_record(self, trial_id: str) -> RunRecord:
+        """The run, whole. A run that has not ended is `crashed`."""
+        config = self.config.record()
+        if self._start_checkpoint is not None:
+            config["start_checkpoint"] = self._start_checkpoint
+        return RunRecord(config, trial_id, self.status or "crashed", self._metrics, self.summary())
+
+    def _diverged(self, eval_loss: float, train_loss: float | None) -> bool:
+        finite = math.isfinite(eval_loss) and (train_loss is None or math.isfinite(train_loss))
+        return not finite or eval_loss > DIVERGENCE_FACTOR * self.start_loss

@@ -1,0 +1,81 @@
+"""Handwritten digits: the 1,797 images of 8 x 8 pixels that ship with scikit-learn (UCI Optical Recognition).
+
+1,437 images are trained on and 360 held out; the split is one fixed permutation, the same for every seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from surge_sweeps.errors import UnknownNameError
+from surge_sweeps.extras import require
+from surge_sweeps.training.workloads.base import initialize
+
+HELD_OUT = 360
+_SPLIT_SEED = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Digits:
+    """The digits workload; see `Workload`. Inputs are (examples, 1, 8, 8) in 0..1, targets (examples,) int64."""
+
+    train_inputs: Tensor
+    train_targets: Tensor
+    eval_inputs: Tensor
+    eval_targets: Tensor
+    name: str = "digits"
+
+    def build_model(self, model: str, generator: torch.Generator) -> nn.Module:
+        """A fresh `mlp` or `cnn` with torch's default initialisation drawn from `generator`."""
+        if model not in MODELS:
+            raise UnknownNameError("model", model, MODELS)
+        with torch.device("meta"):
+            empty = MODELS[model]()
+        return initialize(empty, generator).to(self.train_inputs.dtype)
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """() mean cross entropy in nats."""
+        return functional.cross_entropy(outputs, targets)
+
+
+def load() -> Digits:
+    """Read the images; no network needed.
+
+    Raises:
+        MissingExtraError: scikit-learn is not installed.
+    """
+    data = require("sklearn.datasets", "train").load_digits()
+    inputs = torch.from_numpy(np.asarray(data.images, dtype=np.float32) / 16).unsqueeze(1)
+    targets = torch.from_numpy(np.asarray(data.target, dtype=np.int64))
+    order = torch.from_numpy(np.random.default_rng(_SPLIT_SEED).permutation(len(targets)))
+    held_out, trained = order[:HELD_OUT], order[HELD_OUT:]
+    return Digits(inputs[trained], targets[trained], inputs[held_out], targets[held_out])
+
+
+def _mlp() -> nn.Module:
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10)
+    )
+
+
+def _cnn() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(8, 16, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(256, 32),
+        nn.ReLU(),
+        nn.Linear(32, 10),
+    )
+
+
+MODELS: dict[str, Callable[[], nn.Module]] = {"mlp": _mlp, "cnn": _cnn}

@@ -1,0 +1,157 @@
+"""The commands as a user types them: what is right works, what is wrong is one sentence and the next step."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from surge_sweeps.sweep import Sweep
+
+PYTHON = sys.executable
+
+
+def call(folder: Path, module: str, *arguments: str, home: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_", "WANDB_"))}
+    environment["HOME"] = str(home or folder)
+    environment["COLUMNS"] = "200"
+    return subprocess.run(
+        [PYTHON, "-m", module, *arguments], cwd=folder, capture_output=True, text=True, env=environment, timeout=300
+    )
+
+
+def sweep_command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return call(folder, "surge_sweeps.cli", *arguments)
+
+
+def report_command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return call(folder, "surge_sweeps.cli.report", *arguments)
+
+
+def is_told(done: subprocess.CompletedProcess[str], *texts: str) -> bool:
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.startswith("error: ")
+    flat = " ".join(done.stderr.split())
+    assert all(text in flat for text in texts), flat
+    return True
+
+
+def test_new_writes_a_sweep_for_a_users_script(tmp_path: Path) -> None:
+    done = sweep_command(
+        tmp_path, "new", "mine.yaml", "--program=train.py", "--lr=1e-3:1e-1:5", "--batch-size=8:32:2", "--seeds=2",
+        "--set=weight_decay=1e-4", "--set=optimizer=adamw", "--loss=val loss",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "30 trials = 5 learning rates x 3 batch sizes x 2 seeds" in done.stdout
+    sweep = Sweep.read(tmp_path / "mine.yaml")
+    assert (sweep.program, sweep.loss, sweep.name) == ("train.py", "val loss", "mine")
+    assert sweep.constants == {"weight_decay": 1e-4, "optimizer": "adamw"}
+    assert yaml.safe_load((tmp_path / "mine.yaml").read_text())["parameters"]["weight_decay"]["value"] == 1e-4
+
+
+def test_new_does_not_replace_a_file_unasked(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("precious")
+    assert is_told(sweep_command(tmp_path, "new", "mine.yaml", "--program=t.py"), "there already", "--force")
+    assert (tmp_path / "mine.yaml").read_text() == "precious"
+    assert sweep_command(tmp_path, "new", "mine.yaml", "--program=t.py", "--force").returncode == 0
+
+
+@pytest.mark.parametrize(
+    "arguments", [["new", "x.yaml"], ["new", "x.yaml", "--program=a", "--workload=b"], ["launch"], ["lunch"], ["new"]]
+)
+def test_usage_errors_exit_2(tmp_path: Path, arguments: list[str]) -> None:
+    assert sweep_command(tmp_path, *arguments).returncode == 2
+
+
+def test_bad_axis_names_the_form(tmp_path: Path) -> None:
+    assert is_told(sweep_command(tmp_path, "new", "x.yaml", "--program=t.py", "--lr=1:2"), "start:stop:count")
+
+
+def test_unknown_tracker_and_engine_list_the_valid_ones(tmp_path: Path) -> None:
+    Sweep(lr=(0.1,), batch_size=(8,), seed=(0,), constants={"workload": "digits"}).write(tmp_path / "s.yaml")
+    assert is_told(sweep_command(tmp_path, "launch", "s.yaml", "--tracker=mlfow"), "unknown tracker", "Valid: mlflow")
+    assert is_told(sweep_command(tmp_path, "launch", "s.yaml", "--on=slurmm"), "unknown engine", "Valid: local")
+    assert is_told(report_command(tmp_path, "p", "--tracker=mlfow"), "unknown tracker", "Valid: mlflow")
+
+
+def test_launch_of_a_missing_file(tmp_path: Path) -> None:
+    assert is_told(sweep_command(tmp_path, "launch", "none.yaml"), "none.yaml", "surge-sweep new")
+
+
+def test_report_without_a_store_makes_none(tmp_path: Path) -> None:
+    assert is_told(report_command(tmp_path, "digits-demo"), "mlflow.db")
+    assert not list(tmp_path.glob("mlflow.db*"))
+    assert not (tmp_path / "reports").exists()
+
+
+def test_a_small_sweep_from_yaml_to_report_and_again(tmp_path: Path) -> None:
+    sweep = Sweep(
+        lr=(0.0005, 0.002, 0.008, 0.03),
+        batch_size=(8, 32, 128),
+        seed=(0, 1),
+        constants={"workload": "digits", "model": "mlp", "optimizer": "adamw", "max_steps": 60},
+        name="little",
+    )
+    sweep.write(tmp_path / "little.yaml")
+    first = sweep_command(tmp_path, "launch", "little.yaml")
+    assert first.returncode == 0, first.stderr
+    assert "24 trials: 24 finished" in first.stdout
+    assert "surge-report little" in first.stdout
+    second = sweep_command(tmp_path, "launch", "little.yaml")
+    assert "24 trials: 24 done before" in second.stdout
+
+    done = report_command(tmp_path, "little", "--draws=200")
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "reports" / "little"
+    names = {"report.html", "report.md", "fit.json", "schedule.yaml", "optimal_lr.csv"}
+    assert {path.name for path in folder.iterdir()} == names
+    fit = json.loads((folder / "fit.json").read_text())
+    assert fit["schema"] == 1
+    assert fit["project"] == "little"
+    before = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.iterdir()}
+    again = report_command(tmp_path, "little", "--draws=200")
+    assert again.returncode == 0
+    assert {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.iterdir()} == before
+
+    assert is_told(report_command(tmp_path, "litle"), "unknown experiment", "little")
+    assert is_told(report_command(tmp_path, "little", "--loss-column=eval/los"), "eval/los", "eval/loss")
+    assert is_told(report_command(tmp_path, "little", "--lr-column=learning_rate"), "learning_rate", "lr")
+    assert is_told(report_command(tmp_path, "little", "--protocol=reech"), "unknown protocol", "reach")
+    assert is_told(report_command(tmp_path, "little", "--target-losses=a,b"), "not numbers")
+
+
+@pytest.mark.parametrize(
+    ("grid", "missing"),
+    [
+        ({"lr": (0.001, 0.003, 0.01), "batch_size": (16,)}, "batch size"),
+        ({"lr": (0.001, 0.01), "batch_size": (8, 16, 32)}, "learning rate"),
+        ({"lr": (1e6, 2e6, 4e6), "batch_size": (8, 16, 32)}, "diverged"),
+    ],
+)
+def test_a_project_that_cannot_answer_gets_a_report_that_says_what_to_run(
+    tmp_path: Path, grid: dict[str, tuple[float, ...]], missing: str
+) -> None:
+    sweep = Sweep(
+        lr=grid["lr"],
+        batch_size=tuple(int(size) for size in grid["batch_size"]),
+        seed=(0, 1),
+        constants={"workload": "digits", "model": "mlp", "optimizer": "sgd", "max_steps": 40},
+        name="poor",
+    )
+    sweep.write(tmp_path / "poor.yaml")
+    assert sweep_command(tmp_path, "launch", "poor.yaml").returncode == 0
+    done = report_command(tmp_path, "poor", "--draws=200")
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "reports" / "poor"
+    fit = json.loads((folder / "fit.json").read_text())
+    verdicts = {target["verdict"] for group in fit["groups"] for target in group["targets"]}
+    assert verdicts <= {"inconclusive"}
+    text = (folder / "report.md").read_text().lower()
+    assert missing in text
+    assert all(group["schedule"] is None for group in fit["groups"])

@@ -1,0 +1,188 @@
+"""Verdicts: a surge is found where there is one, hardly ever where there is none, and never on a deciding edge."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.optimize import isotonic_regression
+
+from surge_sweeps.fitting.detectable import AICC_MARGIN, minimum_detectable_kappa
+from surge_sweeps.fitting.law_class import class_weights
+from surge_sweeps.fitting.laws import fit_laws
+from surge_sweeps.fitting.likelihood import Observations
+from surge_sweeps.fitting.monotonicity import isotonic_fits, monotonicity_test
+from surge_sweeps.fitting.optima import Optima
+from surge_sweeps.fitting.surge_gates import surge_candidate
+from surge_sweeps.fitting.verdict import Verdict, decide
+
+
+def judge(optima: Optima, seed: int = 0) -> Verdict:
+    return decide(optima, fit_laws(optima), np.random.default_rng(seed))
+
+
+def verdicts(simulated: Any, truth: str, sd: float, count: int) -> Counter[str]:
+    rng = np.random.default_rng(11)
+    return Counter(judge(simulated.simulate(truth, sd, rng)).name for _ in range(count))
+
+
+@pytest.mark.parametrize("sd", [0.1, 0.2])
+def test_a_monotone_truth_is_hardly_ever_called_a_surge(simulated: Any, sd: float) -> None:
+    truths = ["sqrt", "adam_saturation", "sgd_saturation", "power", "plateau_1", "constant", "falling"]
+    found = sum((verdicts(simulated, truth, sd, 10) for truth in truths), Counter())
+    assert found["surge"] <= 2, found
+
+
+def test_a_clear_surge_is_found_nearly_always(simulated: Any) -> None:
+    assert verdicts(simulated, "surge", 0.1, 20)["surge"] >= 19
+    assert verdicts(simulated, "plateau_9", 0.05, 20)["surge"] >= 18
+
+
+@pytest.mark.parametrize(
+    ("truth", "name", "law"),
+    [
+        ("sqrt", "sqrt", "sqrt"),
+        ("linear", "linear", "linear"),
+        ("constant", "constant", "constant"),
+        ("power", "power", "power"),
+        ("falling", "power", "power"),
+        ("adam_saturation", "saturation", "adam_saturation"),
+        ("sgd_saturation", "saturation", "sgd_saturation"),
+        ("surge", "surge", "surge"),
+        ("plateau_9", "surge", "surge_plateau"),
+    ],
+)
+def test_precise_optima_get_the_verdict_and_the_law_of_their_truth(
+    simulated: Any, truth: str, name: str, law: str
+) -> None:
+    verdict = judge(simulated.exact_spread(truth, 0.04, np.random.default_rng(5)))
+    assert (verdict.name, verdict.law) == (name, law)
+    assert verdict.minimum_detectable_kappa is not None
+    assert "standard deviation of 0.04" in " ".join(verdict.reasons)
+
+
+def test_each_verdict_carries_the_batch_sizes_that_belong_to_it(simulated: Any) -> None:
+    found = {
+        truth: judge(simulated.exact_spread(truth, 0.04, np.random.default_rng(5)))
+        for truth in (
+            "surge",
+            "plateau_9",
+            "sgd_saturation",
+            "adam_saturation",
+            "sqrt",
+            "falling",
+            "constant",
+        )
+    }
+    for truth, b_peak, b_noise in [("surge", 64, 64), ("plateau_9", 64, 512 / 9)]:
+        assert found[truth].b_peak.low < b_peak < found[truth].b_peak.high
+        assert found[truth].b_noise.low < b_noise < found[truth].b_noise.high
+    for truth in ("sgd_saturation", "adam_saturation"):
+        assert found[truth].b_noise.low < 128 < found[truth].b_noise.high
+        assert (found[truth].b_peak.status, found[truth].b_peak.high) == ("lower_bound", None)
+    assert found["sqrt"].b_peak.low == 4096
+    assert found["sqrt"].b_noise.status == "not_identified"
+    assert found["falling"].b_peak.status == "upper_bound"
+    assert found["constant"].b_peak.status == "not_identified"
+
+
+def test_an_edge_that_could_undo_a_surge_withholds_it_and_names_the_runs(simulated: Any) -> None:
+    optima = simulated.exact_spread("surge", 0.04, np.random.default_rng(5))
+    assert judge(optima).name == "surge"
+    capped = simulated.at_edge(optima, 10, "edge_high", float(optima.log_lr[10] - 0.02))
+    verdict = judge(capped)
+    assert verdict.name == "inconclusive"
+    size, lr = capped.batch_sizes[10], np.exp(capped.log_lr[10])
+    assert f"Add learning rates above {lr:.3g} at batch size {size:g}" in " ".join(verdict.reasons)
+    # An optimum below the grid beyond the peak only makes the fall deeper.
+    assert judge(simulated.at_edge(optima, 11, "edge_low", float(optima.log_lr[11] + 0.05))).name == "surge"
+
+
+def test_an_edge_at_the_largest_batch_sizes_withholds_a_saturation(simulated: Any) -> None:
+    optima = simulated.exact_spread("adam_saturation", 0.03, np.random.default_rng(5))
+    assert judge(optima).name == "saturation"
+    verdict = judge(simulated.at_edge(optima, 11, "edge_high", float(optima.log_lr[11] - 0.1)))
+    assert verdict.name == "inconclusive"
+    assert "batch size 4096 lies at an edge" in verdict.reasons[0]
+
+
+def test_a_peak_too_near_the_end_of_the_range_is_not_a_surge(simulated: Any) -> None:
+    sizes = 4.0 * 2 ** np.linspace(0, 4.5, 12)
+    verdict = judge(simulated.exact_spread("surge", 0.04, np.random.default_rng(5), batch_sizes=sizes))
+    assert verdict.name != "surge"
+    assert verdict.b_peak.status == "lower_bound"
+
+
+def test_with_too_little_data_the_verdict_says_what_is_missing(simulated: Any) -> None:
+    sizes = 4.0 * 2 ** np.arange(4)
+    optima = simulated.simulate("sqrt", 0.05, np.random.default_rng(0), batch_sizes=sizes)
+    four = judge(optima)
+    assert four.name == "inconclusive"
+    assert "six or more" in four.reasons[0]
+
+    log_lr = np.where(np.arange(4) < 2, optima.log_lr, np.nan)
+    holes = replace(optima, log_lr=log_lr, status=("ok", "ok", "too_few", "diverged"))
+    two = judge(holes)
+    assert two.b_peak.status == two.b_noise.status == "not_identified"
+    text = " ".join(two.reasons)
+    assert "Batch size 16 has too few usable learning rates" in text
+    assert "Batch size 32 diverged" in text
+
+
+def test_noise_too_large_for_a_verdict_asks_for_seeds(simulated: Any) -> None:
+    sizes = 4.0 * 4 ** np.arange(6)
+    verdict = judge(
+        simulated.exact_spread("adam_saturation", 0.5, np.random.default_rng(3), batch_sizes=sizes)
+    )
+    assert verdict.name == "inconclusive"
+    assert verdict.minimum_detectable_kappa is None
+    assert "Add seeds" in " ".join(verdict.reasons)
+
+
+def test_the_same_seed_gives_the_same_verdict(simulated: Any) -> None:
+    optima = simulated.simulate("plateau_9", 0.1, np.random.default_rng(2))
+    assert judge(optima, 7) == judge(optima, 7)
+
+
+def test_class_weights_count_a_law_for_the_simplest_shape_it_takes(simulated: Any) -> None:
+    weights = class_weights(fit_laws(simulated.exact_spread("sqrt", 0.03, np.random.default_rng(1))))
+    assert weights["sqrt"] > 0.95
+    assert sum(weights.values()) == pytest.approx(1.0)
+
+
+def test_the_minimum_detectable_kappa_is_where_the_margin_is_reached_on_average(simulated: Any) -> None:
+    b, sd, margins = simulated.TWELVE, 0.1, []
+    nothing = np.zeros(12, np.int8)
+    kappa = minimum_detectable_kappa(Observations(b, np.zeros(12), np.full(12, sd**2), nothing), 0.0)
+    assert kappa is not None
+    rng = np.random.default_rng(0)
+    simulated.TRUTHS["threshold"] = (
+        "surge_plateau",
+        {"a": 0.01, "b_s": 128 * (kappa - 1), "kappa": kappa},
+    )
+    for _ in range(40):
+        margins.append(surge_candidate(fit_laws(simulated.exact_spread("threshold", sd, rng))).margin)
+    del simulated.TRUTHS["threshold"]
+    assert np.mean(margins) == pytest.approx(AICC_MARGIN, abs=2.5)
+    finer = minimum_detectable_kappa(Observations(b, np.zeros(12), np.full(12, 0.05**2), nothing), 0.0)
+    assert finer is not None
+    assert finer < kappa
+
+
+def test_isotonic_fits_equal_scipys_row_by_row() -> None:
+    rng = np.random.default_rng(0)
+    values, weights = rng.standard_normal((30, 9)), rng.uniform(0.2, 3, 9)
+    expected = [isotonic_regression(row, weights=weights).x for row in values]
+    assert isotonic_fits(values, weights) == pytest.approx(np.array(expected))
+
+
+def test_the_monotonicity_test_keeps_its_level_and_sees_a_fall() -> None:
+    rng, rising = np.random.default_rng(1), np.linspace(0, 0.5, 10)
+    p_values = [monotonicity_test(rising + 0.1 * rng.standard_normal(10), np.full(10, 0.01), rng).p_rising
+                for _ in range(60)]  # fmt: skip
+    assert np.mean(np.array(p_values) < 0.05) <= 0.1
+    peaked = monotonicity_test(0.5 - np.abs(np.linspace(-0.5, 0.5, 10)), np.full(10, 0.01), rng)
+    assert max(peaked) < 0.05

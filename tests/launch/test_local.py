@@ -1,0 +1,169 @@
+"""The local engine on a real MLflow store: every trial ends once, whatever is killed in between."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from surge_sweeps.errors import SurgeError
+from surge_sweeps.launch.base import LaunchResult, no_progress
+from surge_sweeps.launch.local import LocalLauncher
+from surge_sweeps.sweep import SCRIPT_COMMAND, Sweep
+from surge_sweeps.trackers import collect, open_tracker
+
+BUILTIN = Sweep(
+    lr=(0.001, 0.003, 0.01),
+    batch_size=(8, 16),
+    seed=(0, 1),
+    constants={"workload": "digits", "model": "mlp", "optimizer": "adamw", "max_steps": 30},
+    name="small",
+)
+
+SCRIPT = """
+import argparse, math, os, sys
+import mlflow
+parser = argparse.ArgumentParser()
+for name, kind in (("lr", float), ("batch_size", int), ("seed", int)):
+    parser.add_argument(f"--{name}", type=kind)
+args = parser.parse_args()
+if args.lr == 0.5:
+    sys.exit("no such luck")
+with mlflow.start_run():
+    mlflow.log_params({"lr": args.lr, "batch_size": args.batch_size})
+    for step in range(1, 6):
+        loss = math.nan if args.lr == 0.9 else 1 / (step * args.lr)
+        mlflow.log_metric("my loss", loss, step=step)
+"""
+
+
+@pytest.fixture
+def uri(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.chdir(tmp_path)
+    return f"sqlite:///{tmp_path / 'mlflow.db'}"
+
+
+def launch(sweep: Sweep, uri: str, agents: int = 2) -> LaunchResult:
+    tracker = open_tracker("mlflow", "project", uri)
+    try:
+        return LocalLauncher(agents).launch([sweep], tracker, no_progress)
+    finally:
+        tracker.close()
+
+
+def statuses(uri: str) -> Mapping[str, int]:
+    """Trial runs in the store by their status, straight from the database."""
+    with sqlite3.connect(uri.removeprefix("sqlite:///")) as store:
+        rows = store.execute("select value, count(*) from tags where key = 'surge.status' group by value").fetchall()
+    return dict(rows)
+
+
+def test_every_trial_ends_once_and_a_second_launch_runs_nothing(uri: str) -> None:
+    first = launch(BUILTIN, uri)
+    assert (first.planned, first.ended["finished"], first.missing) == (12, 12, 0)
+    again = launch(BUILTIN, uri)
+    assert (again.already_done, sum(again.ended.values())) == (12, 0)
+    curves = collect("project", tracker="mlflow", uri=uri)
+    assert sorted(curves.runs["trial_id"]) == sorted(trial.trial_id for trial in BUILTIN.trials())
+    assert set(curves.runs["status"]) == {"finished"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_launch_loses_nothing_and_the_next_one_finishes(uri: str, tmp_path: Path, how: signal.Signals) -> None:
+    sweep = Sweep(
+        lr=BUILTIN.lr,
+        batch_size=(4, 8, 16, 32, 64, 128),
+        seed=tuple(range(8)),
+        constants={**BUILTIN.constants, "max_steps": 100},
+        name="stopped",
+    )
+    sweep.write(tmp_path / "sweep.yaml")
+    command = [sys.executable, "-m", "surge_sweeps.cli", "launch", "sweep.yaml", "--project=project", f"--uri={uri}"]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+    _wait_for_a_result(uri, process)
+    process.send_signal(how)
+    output, _ = process.communicate(timeout=60)
+    done = statuses(uri).get("finished", 0)
+    assert 0 < done < 144
+    if how is not signal.SIGKILL:
+        assert process.returncode == 130, output
+        assert "Call the same command again" in output
+        assert "Traceback" not in output
+    _wait_until_the_group_is_gone(process.pid)
+
+    result = launch(sweep, uri)
+    assert result.already_done == done
+    assert result.missing == 0
+    curves = collect("project", tracker="mlflow", uri=uri).results()
+    assert sorted(curves.runs["trial_id"]) == sorted(trial.trial_id for trial in sweep.trials())
+
+
+def _wait_for_a_result(uri: str, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            if statuses(uri).get("finished", 0):
+                return
+        except sqlite3.OperationalError:
+            pass
+        time.sleep(0.02)
+    pytest.fail(f"no result before the launch ended: {process.communicate()[0]}")
+
+
+def _wait_until_the_group_is_gone(group: int) -> None:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.1)
+    os.killpg(group, signal.SIGKILL)
+    pytest.fail("worker processes outlived the launch by 30 s")
+
+
+def test_own_script_logs_into_its_trials_run(uri: str, tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(SCRIPT)
+    sweep = Sweep(lr=(0.1, 0.5, 0.9), batch_size=(8,), seed=(0, 1), command=SCRIPT_COMMAND, program="train.py")
+    result = launch(sweep, uri)
+    assert (result.ended["finished"], result.ended["diverged"], result.missing) == (2, 2, 2)
+    assert all("no such luck" in reason for reason in result.failures.values())
+    again = launch(sweep, uri)
+    assert again.already_done == 4
+    curves = collect("project", tracker="mlflow", uri=uri, loss="my loss").results()
+    assert sorted(zip(curves.runs["lr"], curves.runs["seed"], curves.runs["status"], strict=True)) == [
+        (0.1, 0, "finished"),
+        (0.1, 1, "finished"),
+        (0.9, 0, "diverged"),
+        (0.9, 1, "diverged"),
+    ]
+    finite = curves.points[curves.points["loss"].notna()]
+    assert sorted(set(finite["step"])) == [1, 2, 3, 4, 5]
+
+
+def test_a_program_that_cannot_start_is_one_sentence(uri: str) -> None:
+    sweep = Sweep(lr=(0.1,), batch_size=(8,), seed=(0,), command=("${program}",), program="./no-such-program")
+    with pytest.raises(SurgeError, match="cannot be started"):
+        launch(sweep, uri)
+
+
+def test_a_wrong_parameter_of_the_builtin_trainer_is_told_for_each_trial(uri: str) -> None:
+    sweep = Sweep(lr=(0.1,), batch_size=(8,), seed=(0,), constants={"workload": "digitz", "max_steps": 5})
+    result = launch(sweep, uri)
+    assert result.missing == 1
+    assert "Valid: digits" in next(iter(result.failures.values()))
+
+
+def test_agents_below_one_are_refused() -> None:
+    with pytest.raises(SurgeError, match="1 or more"):
+        LocalLauncher(0)

@@ -1,0 +1,350 @@
+"""What the report shows, compared as values: points, bounds, curves, advice and the sentences of the first screen."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+
+from surge_sweeps.errors import SurgeError, UnknownNameError
+from surge_sweeps.fitting.result import LawFit, OptimalLR, PhaseRecord, ScheduleRecord
+from surge_sweeps.report.advice import next_runs
+from surge_sweeps.report.build_infos import (
+    laws_info,
+    optima_info,
+    optimum_points,
+    scale_info,
+    schedule_info,
+    tradeoff_info,
+)
+from surge_sweeps.report.infos import (
+    LawsInfo,
+    Missing,
+    OptimaInfo,
+    ScaleInfo,
+    ScheduleInfo,
+    SurfaceInfo,
+    TradeoffInfo,
+)
+from surge_sweeps.report.page import report_info
+from surge_sweeps.report.sentences import headline, recommendation, why_no_schedule
+from surge_sweeps.report.surfaces import surface_info
+from surge_sweeps.report.words import family_of, leading_law, slope_text
+from surge_sweeps.theory import LAWS
+
+from .conftest import Case, bare_target, interval
+
+
+def optimum(
+    batch_size: int, lr: float | None, status: str, low: float | None = None, high: float | None = None
+) -> OptimalLR:
+    return OptimalLR.model_validate(
+        {
+            "batch_size": batch_size,
+            "lr": lr,
+            "low": low,
+            "high": high,
+            "status": status,
+            "runs": 3,
+            "flat_band": (None, None),
+        }
+    )
+
+
+def test_an_edge_is_a_bound_and_not_a_value() -> None:
+    optima = [
+        optimum(16, 0.3, "edge_high", 0.2),
+        optimum(8, 1e-4, "edge_low", None, 2e-4),
+        optimum(4, 0.01, "ok", 0.008, 0.013),
+    ]
+    points = optimum_points(bare_target(optimal_lr=optima))
+    assert [(point.x, point.y, point.kind) for point in points] == [
+        (4.0, 0.01, "value"),
+        (8.0, 1e-4, "below"),
+        (16.0, 0.3, "above"),
+    ]
+    assert points[2].high is None
+
+
+def test_batch_sizes_without_an_optimum_are_not_drawn() -> None:
+    assert optimum_points(bare_target()) == ()
+
+
+def test_the_drawn_law_passes_through_what_theory_says(demo: Case) -> None:
+    target = demo.fit.groups[0].targets[0]
+    info = laws_info(0.0, target, "examples")
+    assert isinstance(info, LawsInfo)
+    surge = next(curve for curve in info.curves if curve.name == "surge")
+    parameters = next(law.parameters for law in target.laws if law.name == "surge")
+    assert surge.selected
+    assert surge.y[0] == pytest.approx(float(LAWS["surge"].evaluate(4.0, **parameters)), rel=1e-3)
+    assert max(surge.y) == pytest.approx(parameters["eps_max"], rel=1e-2)
+    assert info.peak == (target.b_peak.low, target.b_peak.high)
+
+
+def test_an_inconclusive_target_selects_no_law(demo: Case) -> None:
+    target = demo.fit.groups[0].targets[3]
+    info = laws_info(0.0, target, "examples")
+    assert target.verdict == "inconclusive"
+    assert isinstance(info, LawsInfo)
+    assert not any(curve.selected for curve in info.curves)
+
+
+def test_laws_without_weight_are_listed_but_not_drawn(demo: Case) -> None:
+    target = demo.fit.groups[0].targets[0]
+    info = laws_info(0.0, target, "examples")
+    assert isinstance(info, LawsInfo)
+    assert {curve.name for curve in info.curves} == {"surge", "surge_plateau"}
+    table = report_info(*demo).groups[0].families[0].laws_table
+    assert {row[1] for row in table.rows} >= {"Constant", "Square root", "Surge ←"}
+
+
+def test_a_plateau_law_without_a_peak_never_stands_for_a_surge() -> None:
+    flat = LawFit(
+        name="surge_plateau", parameters={"a": 0.1, "b_s": 50.0, "kappa": 0.4}, aicc=0.0, weight=0.9
+    )
+    surge = LawFit(name="surge", parameters={"eps_max": 0.1, "b_noise": 30.0}, aicc=1.0, weight=0.1)
+    assert leading_law(bare_target(laws=[flat, surge], verdict="surge")) == surge
+    assert leading_law(bare_target(laws=[flat, surge], verdict="saturation")) == flat
+
+
+def test_an_unknown_law_is_refused_with_the_valid_names(demo: Case) -> None:
+    law = LawFit(name="cubic", parameters={}, aicc=0.0, weight=1.0)
+    target = demo.fit.groups[0].targets[0].model_copy(update={"laws": [law], "verdict": "inconclusive"})
+    with pytest.raises(UnknownNameError, match="sqrt"):
+        laws_info(0.0, target, "examples")
+
+
+def test_families_keep_their_losses_in_the_order_of_training(demo: Case) -> None:
+    group = report_info(*demo).groups[0]
+    assert [len(family.laws) for family in group.families] == [4, 3]
+    assert [label for label, _ in group.families[0].laws] == ["loss 1.8", "loss 1.2", "loss 0.6", "loss 0.3"]
+    assert isinstance(group.families[0].optima, OptimaInfo)
+    assert [series.shade for series in group.families[0].optima.series] == pytest.approx([0, 1 / 3, 2 / 3, 1])
+
+
+def test_bounds_of_b_peak_stay_bounds(demo: Case) -> None:
+    group = report_info(*demo).groups[0]
+    assert isinstance(group.b_peak, ScaleInfo)
+    gain = group.b_peak.series[1].points
+    assert [(point.x, point.kind) for point in gain] == [(1.84, "value"), (0.73, "value"), (0.16, "above")]
+    assert gain[2].y == 210
+    assert group.b_peak.measured == (4.0, 512.0)
+
+
+def test_unidentified_quantities_are_never_drawn() -> None:
+    target = bare_target()
+    info = scale_info("B_peak", [(family_of(target), target, target.b_peak)], [8, 16], "examples")
+    assert isinstance(info, Missing)
+    assert "does not fix" in info.why
+
+
+def test_the_tradeoff_curve_is_the_fitted_hyperbola(demo: Case) -> None:
+    group = report_info(*demo).groups[0]
+    assert isinstance(group.tradeoff, TradeoffInfo)
+    series = group.tradeoff.series[0]
+    fit = demo.fit.groups[0].targets[0].tradeoff
+    assert fit is not None
+    assert fit.s_min is not None
+    assert fit.e_min is not None
+    for examples, steps in series.curve:
+        assert (steps / fit.s_min - 1) * (examples / fit.e_min - 1) == pytest.approx(1, rel=0.02)
+    assert series.corner == pytest.approx((2 * fit.e_min, 2 * fit.s_min), rel=1e-3)
+    assert [batch_size for _, _, batch_size in series.points] == [4, 8, 16, 32, 64, 128, 256, 512]
+
+
+def test_a_b_crit_that_is_only_a_bound_gets_no_corner(demo: Case) -> None:
+    tradeoff = tradeoff_info([(1.0, demo.fit.groups[0].targets[3])], "examples")
+    assert isinstance(tradeoff, TradeoffInfo)
+    assert tradeoff.series[0].corner is None
+
+
+def test_surface_scores_compare_within_a_batch_size(demo: Case) -> None:
+    surface = report_info(*demo).groups[0].families[0].surfaces[0][1]
+    assert isinstance(surface, SurfaceInfo)
+    for batch_size in (4, 64, 512):
+        scores = [
+            cell.score for cell in surface.cells if cell.batch_size == batch_size and cell.score is not None
+        ]
+        assert max(scores) == 1
+        assert min(scores) > 0
+    empty = [cell for cell in surface.cells if cell.response is None]
+    assert all(cell.score is None and "none got there" in cell.text for cell in empty)
+
+
+def test_a_rising_loss_scores_zero_and_never_below() -> None:
+    cells = pd.DataFrame(
+        [(0, 0, 8, 0.1, 0.5, 4, 0), (0, 0, 8, 0.2, -0.3, 4, 0), (0, 0, 16, 0.1, -0.1, 4, 0)],
+        columns=["group", "target", "batch_size", "lr", "response", "runs", "censored"],
+    )
+    surface = surface_info(
+        bare_target(protocol="gain", horizon_steps=10, start="checkpoint"), cells, "examples"
+    )
+    assert isinstance(surface, SurfaceInfo)
+    assert [abs(cell.score or 0.0) for cell in surface.cells] == [1.0, 0.0, 0.0]
+
+
+def test_no_data_gives_a_reason_in_the_place_of_every_figure(bare: Case) -> None:
+    group = report_info(*bare).groups[0]
+    family = group.families[0]
+    blocks = [
+        family.optima,
+        family.laws[0][1],
+        family.surfaces[0][1],
+        group.b_peak,
+        group.b_crit,
+        group.tradeoff,
+        group.schedule,
+    ]
+    assert all(isinstance(block, Missing) and block.why.endswith(".") for block in blocks)
+
+
+def test_cells_without_a_column_are_refused(demo: Case) -> None:
+    with pytest.raises(SurgeError, match="'response'"):
+        report_info(demo.fit, demo.cells.drop(columns="response"))
+
+
+def test_infos_are_plain_json(demo: Case) -> None:
+    text = json.dumps(report_info(*demo).to_dict(), allow_nan=False)
+    assert json.loads(text)["project"] == "digits-demo"
+
+
+def test_headline_says_where_the_data_cannot_tell(demo: Case) -> None:
+    title, sentence, decided = headline(demo.fit.groups[0])
+    assert (title, decided) == ("Surge", True)
+    assert sentence.startswith("At 5 of the 7 losses looked at, the optimal learning rate rises")
+    assert sentence.endswith("at the others the data cannot tell.")
+
+
+def test_headline_of_open_verdicts_claims_no_law(demo: Case, bare: Case) -> None:
+    group = demo.fit.groups[1]
+    undecided = group.model_copy(
+        update={
+            "targets": [target.model_copy(update={"verdict": "inconclusive"}) for target in group.targets]
+        }
+    )
+    title, sentence, decided = headline(undecided)
+    assert (title, decided) == ("The data cannot tell", False)
+    assert "too weak" in sentence
+    assert "no optimal learning rate was found" in headline(bare.fit.groups[0])[1]
+
+
+def test_verdicts_that_differ_are_all_named(demo: Case) -> None:
+    group = demo.fit.groups[0]
+    targets = [group.targets[0], group.targets[1].model_copy(update={"verdict": "sqrt"})]
+    title, sentence, _ = headline(group.model_copy(update={"targets": targets}))
+    assert title == "Surge / Square-root law"
+    assert sentence == "Of the 2 losses looked at, the law is surge at 1 and square-root law at 1."
+
+
+def schedule(*phases: tuple[float, int, float, str], law: str = "sqrt") -> ScheduleRecord:
+    records = [
+        PhaseRecord.model_validate(
+            {
+                "from_examples": start,
+                "loss": None,
+                "batch_size": size,
+                "lr": lr,
+                "lr_low": None,
+                "lr_high": None,
+                "status": status,
+            }
+        )
+        for start, size, lr, status in phases
+    ]
+    return ScheduleRecord(batch_unit="examples", law=law, phases=records, assumptions=[])
+
+
+def test_recommendation_of_a_carried_on_phase_names_it_once() -> None:
+    text = recommendation(
+        schedule((0, 32, 0.004, "measured"), (9e4, 32, 0.004, "extrapolated"), law="measured")
+    )
+    assert text == (
+        "Train with batch size 32 and LR 0.004 throughout. Measured up to 90k examples; what follows is extrapolated."
+        " The law is open, so these learning rates rest on the measured optima alone."
+    )
+
+
+def test_a_long_schedule_is_summed_up() -> None:
+    phases = [(1000.0 * step, 2**step, 0.001 * (step + 1), "measured") for step in range(7)]
+    text = recommendation(schedule(*phases))
+    assert text == (
+        "Train with batch size 1 and LR 0.001 up to 1000 examples, then go in 6 steps to batch size 64 and LR 0.007"
+        " from 6000 examples on."
+    )
+
+
+def test_phases_of_the_schedule_end_where_the_next_begins() -> None:
+    info = schedule_info(schedule((0, 16, 0.01, "measured"), (100, 32, 0.02, "extrapolated")), "none")
+    assert isinstance(info, ScheduleInfo)
+    assert [(phase.start, phase.end, phase.measured) for phase in info.phases] == [
+        (0, 100, True),
+        (100, 125, False),
+    ]
+
+
+def test_a_constant_schedule_draws_nothing() -> None:
+    info = schedule_info(schedule((0, 16, 0.01, "measured"), (100, 16, 0.01, "extrapolated")), "none")
+    assert isinstance(info, Missing)
+
+
+def test_no_schedule_gives_the_reason_that_the_fit_recorded(demo: Case) -> None:
+    group = demo.fit.groups[1]
+    assert why_no_schedule(group, False, []).startswith("No schedule: the law")
+    problem = demo.fit.problems[0].model_copy(
+        update={"what": "optimizer adamw: no schedule: B_crit is unknown."}
+    )
+    assert why_no_schedule(group, True, [problem]) == "No schedule: B_crit is unknown."
+
+
+def test_next_runs_name_the_edges_and_the_missing_batch_sizes(demo: Case, bare: Case) -> None:
+    runs = " ".join(next_runs(demo.fit.groups[1]))
+    assert "Learning rates above 0.3 at batch size 512" in runs
+    assert "Batch sizes above 512: B_peak" in runs
+    assert "More seeds" in runs
+    few = " ".join(next_runs(bare.fit.groups[0]))
+    assert "every run there diverged" in few
+    assert "only 2 batch sizes" in few
+
+
+def test_inconclusive_without_a_flag_still_names_runs(demo: Case) -> None:
+    target = demo.fit.groups[0].targets[0]
+    plain = target.model_copy(
+        update={"verdict": "inconclusive", "b_peak": interval(None, None, None, "not_identified", "x")}
+    )
+    runs = next_runs(demo.fit.groups[0].model_copy(update={"targets": [plain]}))
+    assert runs == ["More seeds at every learning rate near the optima."]
+
+
+def test_a_slope_whose_interval_holds_zero_is_no_movement_claim(demo: Case) -> None:
+    drift = demo.fit.groups[0].drift
+    assert slope_text(drift.b_crit, "B_crit").startswith("The data cannot tell whether B_crit moves")
+    assert slope_text(drift.b_peak, "B_peak").startswith("B_peak grows as the loss falls")
+
+
+def test_problems_of_one_kind_are_counted_together(demo: Case) -> None:
+    info = report_info(*demo)
+    assert [(problem.count, len(problem.runs)) for problem in info.problems] == [(1, 0), (32, 32), (1, 1)]
+    assert info.problem_count == 34
+
+
+def test_optima_info_of_nothing_says_why() -> None:
+    target = bare_target()
+    assert isinstance(optima_info(family_of(target), [(0.5, target)], "examples"), Missing)
+
+
+def test_infos_are_frozen(demo: Case) -> None:
+    info = report_info(*demo)
+    assert replace(info, project="x").project == "x"
+    with pytest.raises(AttributeError):
+        info.project = "y"  # type: ignore[misc]
+    assert not any(
+        math.isnan(cell.response)
+        for _, surface in info.groups[0].families[0].surfaces
+        if isinstance(surface, SurfaceInfo)
+        for cell in surface.cells
+        if cell.response is not None
+    )

@@ -1,0 +1,218 @@
+"""A second read fetches only what changed and equals a read without a cache."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import sqlite3
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from mlflow import MlflowClient
+
+from surge_sweeps import curve_cache
+from surge_sweeps.curve_cache import Series, SeriesCache, join_series
+from surge_sweeps.curves import LossCurves
+from surge_sweeps.trackers import collect, mlflow_reader
+
+Log = Callable[..., str]
+
+PARAMS = {"lr": 0.1, "batch_size": 8, "seed": 0}
+LOSS = {"eval/loss": [(1, 2.0), (2, math.nan), (3, math.inf)], "examples": [(1, 8.0), (2, 16.0), (3, 24.0)]}
+
+
+def series(**points: Sequence[tuple[float, float]]) -> Series:
+    parts = []
+    for run, logged in points.items():
+        step, value = (np.array(column, dtype=float) for column in zip(*logged, strict=True))
+        rows = np.array([len(step)])
+        parts.append(Series((run,), rows, step, value, np.arange(len(step), dtype=np.int64)))
+    return join_series(parts)
+
+
+class Store:
+    """Counts what is asked of it."""
+
+    def __init__(self, **points: Sequence[tuple[float, float]]) -> None:
+        self.points = points
+        self.asked: list[str] = []
+
+    def fetch(self, runs: Sequence[str]) -> Series:
+        self.asked = list(runs)
+        return series(**{run: self.points[run] for run in runs})
+
+
+def same(left: Series, right: Series) -> bool:
+    return left.runs == right.runs and all(
+        np.array_equal(getattr(left, name), getattr(right, name), equal_nan=name == "value")
+        for name in ("rows", "step", "value", "timestamp")
+    )
+
+
+def test_only_new_and_changed_runs_are_fetched(tmp_path: Path) -> None:
+    store = Store(a=[(0, 1.0)], b=[(0, 2.0), (1, math.nan)], c=[(0, 3.0)])
+    cache = SeriesCache(tmp_path, ["mlflow", "x"])
+    first = cache.update({"a": "1", "b": "1"}, store.fetch)
+    assert (store.asked, first.runs) == (["a", "b"], ("a", "b"))
+    store.points["b"] = [(0, 2.0), (1, 5.0)]
+    second = SeriesCache(tmp_path, ["mlflow", "x"]).update({"c": "1", "a": "1", "b": "2"}, store.fetch)
+    assert store.asked == ["c", "b"]
+    assert same(second, series(c=[(0, 3.0)], a=[(0, 1.0)], b=[(0, 2.0), (1, 5.0)]))
+    store.asked = []
+    third = cache.update({"c": "1"}, store.fetch)
+    assert (store.asked, third.runs) == ([], ("c",))
+    assert cache.update({}, store.fetch).runs == ()
+
+
+def test_a_run_without_a_signature_is_fetched_every_time(tmp_path: Path) -> None:
+    store = Store(a=[(0, 1.0)], b=[(0, 1.0)])
+    cache = SeriesCache(tmp_path, ["x"])
+    for _ in range(2):
+        cache.update({"a": None, "b": "1"}, store.fetch)
+    assert store.asked == ["a"]
+
+
+@pytest.mark.parametrize(
+    "damage", ["truncated", "flipped", "text", "empty", "version", "other", "no manifest"]
+)
+def test_a_damaged_or_foreign_cache_is_built_again(
+    tmp_path: Path, damage: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = Store(a=[(step, 0.5 + step) for step in range(2000)], b=[(0, 1.0)])
+    cache = SeriesCache(tmp_path, ["x"])
+    whole = cache.update({"a": "1", "b": "1"}, store.fetch)
+    content = cache.path.read_bytes()
+    if damage == "truncated":
+        cache.path.write_bytes(content[: len(content) // 2])
+    elif damage == "flipped":
+        middle = len(content) // 3
+        cache.path.write_bytes(content[:middle] + bytes([content[middle] ^ 0xFF]) + content[middle + 1 :])
+    elif damage == "text":
+        cache.path.write_text("hello")
+    elif damage == "empty":
+        cache.path.write_bytes(b"")
+    elif damage == "version":
+        monkeypatch.setattr(curve_cache, "CACHE_VERSION", 99)
+    elif damage == "other":
+        other = SeriesCache(tmp_path, ["y"])
+        other.update({"a": "1", "b": "1"}, Store(a=[(0, 9.0)], b=[(0, 9.0)]).fetch)
+        shutil.copy(other.path, cache.path)
+    else:
+        pd.DataFrame({"step": [0.0], "value": [9.0], "timestamp": [0]}).to_parquet(cache.path)
+    assert same(cache.update({"a": "1", "b": "1"}, store.fetch), whole)
+    assert store.asked == ["a", "b"]
+    assert "is built again" in caplog.text
+    cache.update({"a": "1", "b": "1"}, store.fetch)
+    assert not [path for path in tmp_path.iterdir() if path.suffix == ".tmp"]
+
+
+def test_a_folder_that_cannot_be_written_does_not_stop_the_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    cache = SeriesCache(tmp_path / "file", ["x"])
+    assert cache.update({"a": "1"}, Store(a=[(0, 1.0)]).fetch).value.tolist() == [1.0]
+    assert "cannot be written" in caplog.text
+
+
+POINTS = st.lists(st.tuples(st.integers(0, 2**40), st.floats()), max_size=4)
+
+
+@given(st.lists(st.dictionaries(st.sampled_from("abcd"), POINTS.filter(bool), max_size=4), max_size=4))
+def test_any_history_of_a_store_reads_as_without_a_cache(
+    tmp_path_factory: pytest.TempPathFactory, history: list[dict[str, list[tuple[float, float]]]]
+) -> None:
+    cache = SeriesCache(tmp_path_factory.mktemp("cache"), ["x"])
+    for state in history:
+        store = Store(**state)
+        cached = cache.update({run: repr(points) for run, points in state.items()}, store.fetch)
+        assert same(cached, series(**state))
+
+
+@pytest.fixture
+def point_queries(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Every SQL statement by which points are read."""
+    seen: list[str] = []
+    connect = sqlite3.connect
+
+    def traced(*args: object, **kwargs: object) -> sqlite3.Connection:
+        connection = connect(*args, **kwargs)
+        connection.set_trace_callback(lambda text: seen.append(text) if "SELECT step" in text else None)
+        return connection
+
+    monkeypatch.setattr(sqlite3, "connect", traced)
+    return seen
+
+
+def assert_same(left: LossCurves, right: LossCurves) -> None:
+    pd.testing.assert_frame_equal(left.runs, right.runs)
+    pd.testing.assert_frame_equal(left.points, right.points)
+    assert left.problems == right.problems
+
+
+def test_a_second_read_of_a_store_asks_only_for_changed_runs(
+    uri: str, foreign_run: Log, client: MlflowClient, tmp_path: Path, point_queries: list[str]
+) -> None:
+    def read() -> LossCurves:
+        point_queries.clear()
+        return collect("foreign", uri=uri, cache_dir=tmp_path / "cache")
+
+    def asked() -> set[str]:
+        return {run for run in (*runs, growing) if any(run in query for query in point_queries)}
+
+    runs = [foreign_run(PARAMS | {"seed": seed}, LOSS) for seed in range(4)]
+    growing = foreign_run(
+        PARAMS | {"seed": 9}, {"eval/loss": [(1, 2.0)], "examples": [(1, 8.0)]}, status=None
+    )
+    read()
+    assert asked() == {*runs, growing}
+    assert_same(read(), collect("foreign", uri=uri))
+    read()
+    assert point_queries == []
+
+    client.log_metric(growing, "eval/loss", 1.5, step=2)
+    assert len(read().points) == 14
+    assert asked() == {growing}
+    # A point logged late, below the newest step, after the run ended.
+    client.log_metric(runs[0], "eval/loss", 7.0, step=2)
+    assert asked() == {growing}
+    cached = read()
+    assert asked() == {runs[0]}
+    assert_same(cached, collect("foreign", uri=uri))
+    assert any(problem.run == runs[0] for problem in cached.problems)
+
+    client.delete_run(runs[1])
+    cached = read()
+    assert asked() == set()
+    assert runs[1] not in set(cached.runs["run"])
+    assert_same(cached, collect("foreign", uri=uri))
+
+
+def test_the_client_reads_ended_runs_once(
+    uri: str, foreign_run: Log, client: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mlflow_reader, "sqlite_path", lambda _: None)
+    asked: list[str] = []
+    history = MlflowClient.get_metric_history
+
+    def counted(self: MlflowClient, run_id: str, key: str) -> object:
+        asked.append(run_id)
+        return history(self, run_id, key)
+
+    monkeypatch.setattr(MlflowClient, "get_metric_history", counted)
+    ended = foreign_run(PARAMS, LOSS)
+    open_run = foreign_run(PARAMS, LOSS, status=None)
+    first = collect("foreign", uri=uri, cache_dir=tmp_path / "cache")
+    assert set(asked) == {ended, open_run}
+    asked.clear()
+    assert_same(first, collect("foreign", uri=uri, cache_dir=tmp_path / "cache"))
+    assert set(asked) == {open_run}
+    client.log_metric(ended, "eval/loss", 0.5, step=4)
+    asked.clear()
+    collect("foreign", uri=uri, cache_dir=tmp_path / "cache")
+    assert set(asked) == {ended, open_run}

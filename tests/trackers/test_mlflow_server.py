@@ -1,0 +1,94 @@
+"""The same flow through a real MLflow server over HTTP."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from surge_sweeps.errors import TrackerError, UnknownNameError
+from surge_sweeps.trackers import collect, open_tracker
+from surge_sweeps.trackers.base import RunRecord
+
+START_LIMIT_S = 60.0
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+@pytest.fixture
+def server(database: Path, tmp_path: Path) -> Iterator[str]:
+    port = free_port()
+    command = [
+        sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{database}",
+        "--artifacts-destination", str(tmp_path / "artifacts"), "--host", "127.0.0.1", "--port", str(port),
+        "--workers", "1",
+    ]  # fmt: skip
+    settings = os.environ | {
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
+    process = subprocess.Popen(
+        command, env=settings, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        wait_for(f"http://127.0.0.1:{port}/health", process)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+
+
+def wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + START_LIMIT_S
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            with urllib.request.urlopen(url, timeout=1):
+                return
+        except OSError:
+            time.sleep(0.1)
+    pytest.skip("the MLflow server did not start in time")
+
+
+def test_a_sweep_through_a_server_reads_like_the_file_behind_it(
+    server: str, uri: str, record: Callable[..., RunRecord], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    tracker = open_tracker("mlflow", "demo", server)
+    tracker.open_sweep("s1", "digits", {"name": "digits"})
+    broken = record("t2", "diverged", lr=9.0)
+    broken.metrics["eval/loss"][2] = (2, float("nan"))  # type: ignore[index]
+    tracker.write_runs("s1", [record("t1"), broken])
+    run = tracker.start_run("s1", "t3", {"lr": 0.5, "batch_size": 8, "seed": 1})
+    run.log(1, {"eval/loss": float("inf"), "examples": 8.0})
+    run.log(2, {"eval/loss": 1.0, "examples": 16.0})
+    run.finish("finished")
+    abandoned = tracker.start_run("s1", "t4", {"lr": 0.5, "batch_size": 8, "seed": 2})
+    assert dict(tracker.done_trials("s1")) == {"t1": "finished", "t2": "diverged", "t3": "finished"}
+    tracker.close()
+    del abandoned
+    assert open_tracker("mlflow", "demo", server).close_stale("s1") == 1
+
+    through_server = collect("demo", uri=server, cache_dir=tmp_path / "cache")
+    again = collect("demo", uri=server, cache_dir=tmp_path / "cache")
+    direct = collect("demo", uri=uri)
+    for curves in (through_server, again):
+        pd.testing.assert_frame_equal(curves.runs, direct.runs)
+        pd.testing.assert_frame_equal(curves.points, direct.points)
+        assert curves.problems == direct.problems
+    assert through_server.source == f"mlflow {server}"
+    assert capfd.readouterr() == ("", "")
+
+    with pytest.raises(UnknownNameError, match="'demo'"):
+        collect("demmo", uri=server)
+    with pytest.raises(TrackerError, match="refuses"):
+        tracker.write_runs("s1", [record("t9", **{"a%b": 1})])

@@ -1,0 +1,127 @@
+"""`python -m surge_sweeps.training`, end to end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from surge_sweeps.errors import SurgeError
+from surge_sweeps.sweep import trial_id
+from surge_sweeps.trackers import collect
+from surge_sweeps.training.__main__ import main
+
+TRIAL = ["--lr=0.01", "--batch_size", "8", "--max_steps=3"]
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("MLFLOW_TRACKING_URI", "WANDB_SWEEP_ID"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def environment() -> Mapping[str, str]:
+    root = str(Path(__file__).parents[2])
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
+
+
+def test_a_trial_is_logged_under_the_id_of_its_parameters(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*TRIAL, "--project", "mine"]) == 0
+    assert "finished after 3 steps, eval loss 2." in capsys.readouterr().out
+    assert main(["--lr=1e20", "--batch_size=8", "--max_steps=3", "--optimizer=sgd", "--project=mine"]) == 0
+    assert "diverged" in capsys.readouterr().out
+    curves = collect("mine")
+    runs = curves.runs.set_index("status")
+    assert runs.loc["finished", "trial_id"] == trial_id({"lr": 0.01, "batch_size": 8, "max_steps": 3})
+    assert runs.loc["diverged", "lr"] == 1e20
+    finished = curves.points[curves.points["run"] == runs.loc["finished", "run"]]
+    assert finished["step"].tolist() == [0, 1, 2, 3]
+    assert finished["examples"].tolist() == [0, 8, 16, 24]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--tracker=neptune"], "unknown tracker 'neptune'. Valid: mlflow"),
+        (["--optimizer=adm"], "Did you mean"),
+        (["--lr=-1"], "must be above 0"),
+        (["--init_from=nowhere.pt"], "there is no checkpoint 'nowhere.pt'"),
+    ],
+)
+def test_mistakes_are_told_without_a_traceback(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*TRIAL, *arguments]) == 1
+    assert message in capsys.readouterr().err
+    assert not Path("mlflow.db").exists()
+
+
+@pytest.mark.parametrize("arguments", [[*TRIAL, "--learning_rate=1"], [*TRIAL, "--max=1"], ["--lr=fast"], []])
+def test_usage_errors_exit_2(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+
+
+def test_a_wandb_agent_is_told_what_to_pass(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WANDB_SWEEP_ID", "abc")
+    assert main(TRIAL) == 1
+    assert "Pass --tracker mlflow" in capsys.readouterr().err
+    assert main([*TRIAL, "--tracker=mlflow"]) == 0
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_an_interrupted_run_keeps_its_points_and_is_crashed(sent: signal.Signals, code: int) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "surge_sweeps.training",
+        "--lr=1e-4",
+        "--batch_size=4",
+        "--max_steps=10000000",
+    ]
+    process = subprocess.Popen(
+        command,
+        env=environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell that runs the tests in the background has them, and so the child, ignore SIGINT.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    try:
+        wait_for_run(process)
+        time.sleep(1)
+        process.send_signal(sent)
+        _, stderr = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == code, stderr
+    assert "Traceback" not in stderr
+    curves = collect("surge-sweeps")
+    assert curves.runs["status"].tolist() == ["crashed"]
+    assert len(curves.points) > 5
+
+
+def wait_for_run(process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and process.poll() is None:
+        if run_is_there():
+            return
+        time.sleep(0.5)
+    pytest.fail("the run did not start")
+
+
+def run_is_there() -> bool:
+    try:
+        return not collect("surge-sweeps").runs.empty
+    except SurgeError:  # the store is still being made
+        return False
