@@ -35,7 +35,11 @@ def engine_seconds_per_trial(sweep: Sweep, folder: Path) -> float:
 
 def process_seconds_per_trial(trials: Sequence[Trial], folder: Path) -> float:
     """One `python -m surge_sweeps.training` a trial, as many at a time as there are cores."""
-    environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'processes.db'}", "OMP_NUM_THREADS": "1"}
+    environment = {
+        **os.environ,
+        "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'processes.db'}",
+        "OMP_NUM_THREADS": "1",
+    }
     # The store is made first: several processes cannot make one at the same moment.
     _run(trials[0], environment)
     start = time.perf_counter()

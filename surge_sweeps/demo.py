@@ -23,11 +23,18 @@ SCRATCH_BUDGET: dict[str, Scalar] = {"max_steps": 1500, "max_examples": 80_000}
 SCRATCH_SEEDS = 5
 
 #: The reference run whose checkpoints the branches start from.
-REFERENCE: dict[str, Scalar] = {"optimizer": "sign", "lr": 0.001, "batch_size": 64, "seed": 1000, "max_steps": 3000}
+REFERENCE: dict[str, Scalar] = {
+    "optimizer": "sign",
+    "lr": 0.001,
+    "batch_size": 64,
+    "seed": 1000,
+    "max_steps": 3000,
+}
 #: Held-out loss of each common checkpoint -> learning rates of its branches; the optimum falls with the loss.
-BRANCHES = {1.8: "0.0008:0.04:12", 0.8: "0.0002:0.016:12", 0.4: "0.0001:0.008:12"}
+BRANCHES = {1.8: "0.0012:0.025:10", 0.8: "0.00015:0.01:10", 0.4: "0.00004:0.006:10"}
 BRANCH_STEPS = 10
-BRANCH_SEEDS = 20
+#: Batch sizes and the number of minibatch orders: small batches are noisy and cheap, so they get more.
+BRANCH_SEEDS = {(4, 8, 16): 40, (32, 64, 128, 256, 512): 20}
 
 
 def scratch_sweeps() -> list[Sweep]:
@@ -45,30 +52,44 @@ def scratch_sweeps() -> list[Sweep]:
     ]
 
 
-def branch_sweep(checkpoint: Path, loss: float) -> Sweep:
+def branch_sweeps(checkpoint: Path, loss: float) -> list[Sweep]:
     """Sign descent for a few steps from a common checkpoint at `loss`; the seed orders the minibatches."""
-    return Sweep(
-        lr=learning_rates(BRANCHES[loss]),
-        batch_size=BATCH_SIZES,
-        seed=tuple(range(BRANCH_SEEDS)),
-        constants={**MODEL, "optimizer": "sign", "init_from": checkpoint.as_posix(), "max_steps": BRANCH_STEPS},
-        name=f"digits-sign-branch-{loss:g}",
-    )
+    constants: dict[str, Scalar] = {"init_from": checkpoint.as_posix(), "max_steps": BRANCH_STEPS}
+    return [
+        Sweep(
+            lr=learning_rates(BRANCHES[loss]),
+            batch_size=sizes,
+            seed=tuple(range(seeds)),
+            constants={**MODEL, "optimizer": "sign", **constants},
+            name=f"digits-sign-from-{loss:g}-batch-{sizes[0]}-to-{sizes[-1]}",
+        )
+        for sizes, seeds in BRANCH_SEEDS.items()
+    ]
 
 
 def plan_demo(folder: Path) -> list[Sweep]:
-    """Make the common checkpoints, and write every sweep of the demo to `folder`.
+    """Make the common checkpoints, unless they are there, and write every sweep of the demo to `folder`.
 
     Raises:
         MissingExtraError: torch or scikit-learn is not installed.
     """
-    from surge_sweeps.training import TrialConfig, train_to_losses
-
-    reference = TrialConfig.from_parameters({**MODEL, **REFERENCE})
-    checkpoints = train_to_losses(reference, tuple(BRANCHES), folder / "checkpoints")
+    checkpoints = _checkpoints(folder / "checkpoints")
     sweeps = scratch_sweeps()
-    sweeps += [branch_sweep(path, loss) for path, loss in zip(checkpoints, BRANCHES, strict=True)]
+    for path, loss in zip(checkpoints, BRANCHES, strict=True):
+        sweeps += branch_sweeps(path, loss)
     for sweep in sweeps:
         path = folder / f"{sweep.name}.yaml"
         sweep.write(path, header=f"Run it with: surge-sweep launch {path.as_posix()} --project {PROJECT}")
     return sweeps
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """One checkpoint for each loss of `BRANCHES`. A file's name ends in a hash of its content, so a name is enough."""
+    found = [
+        sorted(folder.glob(f"{MODEL['workload']}-{MODEL['model']}-loss-{loss:g}-*.pt")) for loss in BRANCHES
+    ]
+    if all(len(paths) == 1 for paths in found):
+        return [paths[0] for paths in found]
+    from surge_sweeps.training import TrialConfig, train_to_losses
+
+    return train_to_losses(TrialConfig.from_parameters({**MODEL, **REFERENCE}), tuple(BRANCHES), folder)

@@ -12,10 +12,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from surge_sweeps.errors import NotEnoughDataError, SurgeError, UnknownNameError
+from surge_sweeps.fitting.law_class import selected_law
 from surge_sweeps.fitting.result import (
     BatchUnit,
     GroupFit,
+    LawFit,
     OptimalLR,
     PhaseRecord,
     ProblemRecord,
@@ -67,7 +71,9 @@ class Schedule:
     def phase(self, examples: float) -> PhaseRecord:
         """The phase in force once `examples` have been seen. Raises `SurgeError` for a negative number."""
         if not examples >= 0:
-            raise SurgeError(f"examples seen cannot be {examples}.", "Count them from 0 at the start of training.")
+            raise SurgeError(
+                f"examples seen cannot be {examples}.", "Count them from 0 at the start of training."
+            )
         return [phase for phase in self.phases if phase.from_examples <= examples][-1]
 
     def batch_size(self, examples: float) -> int:
@@ -75,13 +81,16 @@ class Schedule:
         return self.phase(examples).batch_size
 
     def lr(self, examples: float) -> float:
-        """Learning rate once `examples` have been seen: a constant per phase, to be multiplied onto warm-up or decay."""
+        """Learning rate once `examples` have been seen: one a phase, to be multiplied onto warm-up or decay."""
         return self.phase(examples).lr
 
     def to_record(self) -> ScheduleRecord:
         """The schedule as it stands in `fit.json` and `schedule.yaml`."""
         return ScheduleRecord(
-            batch_unit=self.batch_unit, law=self.law, phases=list(self.phases), assumptions=list(self.assumptions)
+            batch_unit=self.batch_unit,
+            law=self.law,
+            phases=list(self.phases),
+            assumptions=list(self.assumptions),
         )
 
     @classmethod
@@ -113,7 +122,9 @@ def recommend(
     if group is None and len(labels) == 1:
         (chosen,) = labels.values()
     elif group is None and labels:
-        raise SurgeError("the project has several groups of runs.", f"Name one as group=: {', '.join(labels)}.")
+        raise SurgeError(
+            "the project has several groups of runs.", f"Name one as group=: {', '.join(labels)}."
+        )
     elif group not in labels:
         raise UnknownNameError("group", str(group), labels)
     else:
@@ -154,45 +165,48 @@ class _Step:
         """E = E_min + S_min B (eq. 20 at constant B)."""
         return float(self.tradeoff.e_min or 0.0) + float(self.tradeoff.s_min or 0.0) * batch_size
 
-    def record(self, status: str = "measured") -> PhaseRecord:
-        return PhaseRecord.model_validate(
-            {
-                "from_examples": self.from_examples,
-                "loss": self.target.loss,
-                "batch_size": self.batch_size,
-                "lr": self.lr,
-                "lr_low": self.lr_low,
-                "lr_high": self.lr_high,
-                "status": status,
-            }
+    def record(self) -> PhaseRecord:
+        """Rounded as far as the data could ever tell."""
+        return PhaseRecord(
+            from_examples=float(round(self.from_examples)),
+            loss=self.target.loss,
+            batch_size=self.batch_size,
+            lr=_rounded(self.lr),
+            lr_low=None if self.lr_low is None else _rounded(self.lr_low),
+            lr_high=None if self.lr_high is None else _rounded(self.lr_high),
+            status="measured",
         )
+
+
+def _rounded(lr: float) -> float:
+    return float(f"{lr:.4g}")
 
 
 def _recommend_group(
     group: GroupFit, batch_unit: BatchUnit, budget_examples: float | None, example_overhead: float
 ) -> Schedule:
-    if not 0 < example_overhead:
-        raise SurgeError(f"the example overhead {example_overhead} must be positive.", "0.2 means 20% more examples.")
+    if example_overhead <= 0:
+        raise SurgeError(
+            f"the example overhead {example_overhead} must be positive.", "0.2 means 20% more examples."
+        )
     steps = _steps(group, example_overhead)
     if not steps:
         raise NotEnoughDataError(
             "no schedule: no loss target has both an optimal learning rate and a critical batch size.",
-            "Run from scratch to a common loss at 4 or more batch sizes, with learning rates on both sides of the best.",
+            "Run from scratch to a common loss at 4 or more batch sizes, with learning rates either side of the best.",
         )
-    law = steps[-1].target
-    phases = _merge(_place(steps))
-    last = steps[-1]
-    end = _examples_at_end(phases, last)
-    if phases[-1].from_examples < end:
-        phases = [*phases, replace(phases[-1], from_examples=end)]
-        records = [step.record() for step in phases[:-1]] + [phases[-1].record("extrapolated")]
-    else:
-        records = [step.record() for step in phases]
+    placed = _place(steps)
+    end = placed[-1].from_examples + _stretch(placed[-1], placed[-2] if len(placed) > 1 else None)
+    phases = _merge(placed)
+    records = [phase.record() for phase in phases]
+    if round(end) > records[-1].from_examples:
+        beyond = {"from_examples": float(round(end)), "loss": None, "status": "extrapolated"}
+        records.append(records[-1].model_copy(update=beyond))
     if budget_examples is not None:
         records = [record for record in records if record.from_examples < budget_examples]
-    return Schedule(
-        tuple(records), _law_name(law), batch_unit, tuple(_assumptions(steps, example_overhead, batch_unit, end))
-    )
+    law = _law(steps[-1].target)
+    assumptions = _assumptions(steps, example_overhead, batch_unit, end)
+    return Schedule(tuple(records), law.name if law else "measured", batch_unit, tuple(assumptions))
 
 
 def _steps(group: GroupFit, example_overhead: float) -> list[_Step]:
@@ -234,24 +248,22 @@ def _step(target: TargetFit, tradeoff: TradeoffFit, point: OptimalLR) -> _Step:
     return _Step(target, tradeoff, point.batch_size, lr, point.low, point.high)
 
 
-def _law_name(target: TargetFit) -> str:
-    """The best law of the verdict's kind, or "measured" where the verdict is open."""
-    ranked = sorted(target.laws, key=lambda law: -(law.weight or 0.0))
-    names = [law.name for law in ranked if LAWS[law.name].verdict == target.verdict]
-    return names[0] if names else "measured"
+def _law(target: TargetFit) -> LawFit | None:
+    """The law that stands for the verdict; None where the verdict is open."""
+    sizes = np.array([point.batch_size for point in target.optimal_lr], dtype=float)
+    return selected_law(target.laws, sizes, target.verdict)
 
 
 def _learning_rate(target: TargetFit, point: OptimalLR) -> float:
     """The law's value where it lies inside the measured interval, else the measured one, with caution where open."""
     measured = float(point.lr or 0.0)
-    name = _law_name(target)
-    if name == "measured":
+    law = _law(target)
+    if law is None:
         if point.low is None or point.high is None:
             return measured
         sd = (math.log(point.high) - math.log(point.low)) / (2 * 1.96)
         return measured * math.exp(-CAUTION_SD * sd)
-    parameters = next(law.parameters for law in target.laws if law.name == name)
-    value = float(LAWS[name].evaluate(point.batch_size, **parameters))
+    value = float(LAWS[law.name].evaluate(point.batch_size, **law.parameters))
     inside = (point.low or 0.0) <= value <= (point.high or math.inf)
     return value if inside else measured
 
@@ -279,17 +291,14 @@ def _merge(steps: Sequence[_Step]) -> list[_Step]:
         force = merged[-1]
         inside = (force.lr_low or 0.0) <= step.lr <= (force.lr_high or math.inf)
         if step.batch_size == force.batch_size and inside:
+            # The phase in force now leads down to this step's loss.
+            merged[-1] = replace(force, target=step.target)
             continue
-        if step.from_examples > force.from_examples:
+        if round(step.from_examples) > round(force.from_examples):
             merged.append(step)
         else:
             merged[-1] = replace(step, from_examples=force.from_examples)
     return merged
-
-
-def _examples_at_end(phases: Sequence[_Step], last: _Step) -> float:
-    """Examples seen when the lowest measured loss is reached at the last batch size."""
-    return max(last.examples_to(phases[-1].batch_size), phases[-1].from_examples)
 
 
 def _assumptions(steps: Sequence[_Step], overhead: float, unit: BatchUnit, end: float) -> list[str]:
@@ -302,7 +311,7 @@ def _assumptions(steps: Sequence[_Step], overhead: float, unit: BatchUnit, end: 
         f"Measured down to a loss of {lowest:g}, about {end:.3g} {unit}; later phases carry the last one on.",
         "The schedule follows from fits and has not been trained: compare it with the best constant batch size.",
     ]
-    if _law_name(steps[-1].target) == "measured":
+    if _law(steps[-1].target) is None:
         lines.append(
             "No law of LR against batch size is established, so the learning rates are the 30% quantile of the "
             "measured optima: too low costs less than too high."

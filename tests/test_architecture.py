@@ -84,7 +84,8 @@ def test_theory_needs_numpy_and_scipy_alone() -> None:
 
 
 def test_importing_the_package_loads_neither_torch_nor_a_tracker() -> None:
-    code = "import sys, surge_sweeps; print(sorted({'torch', 'mlflow', 'wandb', 'sklearn', 'plotly'} & set(sys.modules)))"
+    heavy = {"torch", "mlflow", "wandb", "sklearn", "plotly"}
+    code = f"import sys, surge_sweeps; print(sorted({heavy!r} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

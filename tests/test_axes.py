@@ -22,7 +22,9 @@ def test_batch_sizes_by_factor_end_at_the_stop() -> None:
     assert axes.batch_sizes("4:500:2")[-1] == 256
 
 
-@pytest.mark.parametrize("text", ["", "1:2", "0:1:3", "1e-1:1e-3:5", "1e-3:1e-1:1", "x", "0.1,0.1", "nan", "-1,2"])
+@pytest.mark.parametrize(
+    "text", ["", "1:2", "0:1:3", "1e-1:1e-3:5", "1e-3:1e-1:1", "x", "0.1,0.1", "nan", "-1,2"]
+)
 def test_bad_learning_rates_are_refused_with_the_form(text: str) -> None:
     with pytest.raises(SurgeError):
         axes.learning_rates(text)

@@ -63,7 +63,9 @@ def target(
                 e_min=s_min * estimate,
                 e_min_low=None,
                 e_min_high=None,
-                b_crit=Interval(estimate=estimate, low=low, high=None, status="identified", definition="E_min/S_min"),
+                b_crit=Interval(
+                    estimate=estimate, low=low, high=None, status="identified", definition="E_min/S_min"
+                ),
             ),
             "laws": [LawFit(name="sqrt", parameters={"a": scale}, aicc=0.0, weight=0.95)],
             "verdict": verdict,
@@ -83,7 +85,8 @@ def fit_of(*targets: TargetFit, groups: int = 1) -> SurgeFit:
         batch_unit="examples",
         problems=[],
         groups=[
-            GroupFit(group={"optimizer": f"o{index}"}, targets=list(targets), drift=drift) for index in range(groups)
+            GroupFit(group={"optimizer": f"o{index}"}, targets=list(targets), drift=drift)
+            for index in range(groups)
         ],
     )
 
@@ -140,7 +143,8 @@ def test_any_schedule_starts_at_zero_ascends_and_stays_on_measured_batch_sizes(
     values: list[tuple[float, float, float]], overhead: float
 ) -> None:
     targets = [
-        target(3.0 / (index + 1), (b_crit, b_crit * share), s_min) for index, (b_crit, share, s_min) in enumerate(values)
+        target(3.0 / (index + 1), (b_crit, b_crit * share), s_min)
+        for index, (b_crit, share, s_min) in enumerate(values)
     ]
     schedule = recommend(fit_of(*targets), example_overhead=overhead)
     sizes = [phase.batch_size for phase in schedule.phases]

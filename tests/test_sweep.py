@@ -1,4 +1,4 @@
-"""Sweep files: what is written is read back the same, and what cannot be right is refused with the line that mends it."""
+"""Sweep files: what is written is read back the same, and what cannot be right is refused with the mended line."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ parameters:
     decay=st.floats(0, 1e6, allow_nan=False),
 )
 def test_values_survive_the_round_trip_through_yaml(lr: list[float], batch: list[int], decay: float) -> None:
-    sweep = Sweep(lr=tuple(lr), batch_size=tuple(batch), seed=(0,), constants={"weight_decay": decay, "tag": "1.e5x"})
+    sweep = Sweep(
+        lr=tuple(lr), batch_size=tuple(batch), seed=(0,), constants={"weight_decay": decay, "tag": "1.e5x"}
+    )
     assert Sweep.from_yaml(sweep.to_yaml()) == sweep
     read = yaml.safe_load(sweep.to_yaml())["parameters"]
     assert read["lr"]["values"] == lr
@@ -86,7 +88,9 @@ def test_missing_file_names_the_command_that_writes_one(tmp_path: Path) -> None:
 def test_trial_ids_are_stable_across_processes_order_and_notation() -> None:
     parameters = {"lr": 0.001, "batch_size": 8, "seed": 0, "optimizer": "adamw", "weight_decay": 0.0}
     code = f"from surge_sweeps.sweep import trial_id; print(trial_id({dict(reversed(parameters.items()))!r}))"
-    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    other = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.strip()
     assert trial_id(parameters) == other == trial_id({**parameters, "weight_decay": 0})
 
 
@@ -102,7 +106,9 @@ def test_sweep_id_ignores_the_name_and_feels_every_parameter() -> None:
 
 
 def test_cost_is_known_before_anything_runs() -> None:
-    sweep = Sweep(lr=(0.1, 0.2), batch_size=(10, 100), seed=(0,), constants={"max_steps": 50, "max_examples": 1000})
+    sweep = Sweep(
+        lr=(0.1, 0.2), batch_size=(10, 100), seed=(0,), constants={"max_steps": 50, "max_examples": 1000}
+    )
     # batch 10: 50 steps = 500 examples bind; batch 100: 1,000 examples bind.
     assert sweep.cost_examples() == 2 * (500 + 1000)
     assert Sweep.from_yaml(TEXT).cost_examples() is None

@@ -12,7 +12,14 @@ from pathlib import Path
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from surge_sweeps.errors import SurgeError
 from surge_sweeps.launch.base import Interrupted, ProgressCallback, no_progress
@@ -87,5 +94,9 @@ def show_page(path: Path) -> None:
 def typer_app(help_text: str) -> typer.Typer:
     """A command group whose errors are left to `run`."""
     return typer.Typer(
-        help=help_text, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
+        help=help_text,
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
     )

@@ -28,7 +28,8 @@ def report(
     uri: Annotated[
         str | None,
         typer.Option(
-            "--uri", help="MLflow tracking URI. Default: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db in this folder."
+            "--uri",
+            help="MLflow tracking URI. Default: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db in this folder.",
         ),
     ] = None,
     loss_column: Annotated[
@@ -37,9 +38,12 @@ def report(
     lr_column: Annotated[str, typer.Option(help="Parameter with the learning rate.")] = "lr",
     batch_column: Annotated[str, typer.Option(help="Parameter with the batch size.")] = "batch_size",
     seed_column: Annotated[str, typer.Option(help="Parameter with the seed.")] = "seed",
-    batch_unit: Annotated[str, typer.Option(help="What a batch counts: examples, sequences or tokens.")] = "examples",
+    batch_unit: Annotated[
+        str, typer.Option(help="What a batch counts: examples, sequences or tokens.")
+    ] = "examples",
     protocol: Annotated[
-        str | None, typer.Option(help="reach (steps to a loss) or gain (decrease over K further steps). Default: both.")
+        str | None,
+        typer.Option(help="reach (steps to a loss) or gain (decrease over K further steps). Default: both."),
     ] = None,
     horizon_steps: Annotated[
         int | None, typer.Option(help="K of the gain protocol. Default: the length of the branches.")
@@ -55,7 +59,9 @@ def report(
     ] = EXAMPLE_OVERHEAD,
     draws: Annotated[int, typer.Option(help="Bootstrap draws.", min=200)] = 2000,
     fit_seed: Annotated[int, typer.Option(help="Seed of the bootstrap.", min=0)] = 0,
-    cache: Annotated[bool, typer.Option(help="Keep what was read, and read only what changed next time.")] = True,
+    cache: Annotated[
+        bool, typer.Option(help="Keep what was read, and read only what changed next time.")
+    ] = True,
     open_: Annotated[bool, typer.Option("--open", help="Open the report in a browser.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and no chatter.")] = False,
 ) -> None:
@@ -149,7 +155,9 @@ def _losses(text: str | None) -> tuple[float, ...] | None:
     try:
         return tuple(float(part) for part in text.split(",") if part.strip())
     except ValueError as error:
-        raise SurgeError(f"--target-losses {text!r} are not numbers.", "Write them as 2.5,2.0,1.5.") from error
+        raise SurgeError(
+            f"--target-losses {text!r} are not numbers.", "Write them as 2.5,2.0,1.5."
+        ) from error
 
 
 def _cache_folder() -> Path:

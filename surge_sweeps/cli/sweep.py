@@ -24,12 +24,15 @@ Tracker = Annotated[str, typer.Option(help="Where runs are logged: mlflow.")]
 Uri = Annotated[
     str | None,
     typer.Option(
-        "--uri", help="MLflow tracking URI. Default: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db in this folder."
+        "--uri",
+        help="MLflow tracking URI. Default: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db in this folder.",
     ),
 ]
 Agents = Annotated[
     int | None,
-    typer.Option(help="Worker processes. Default: one per core for built-in workloads, 1 for your own script."),
+    typer.Option(
+        help="Worker processes. Default: one per core for built-in workloads, 1 for your own script."
+    ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and no chatter.")]
 
@@ -40,7 +43,9 @@ def new(
     program: Annotated[
         str | None, typer.Option(help="Your script: it takes --lr --batch_size --seed and logs a loss.")
     ] = None,
-    workload: Annotated[str | None, typer.Option(help="Instead of a script, a built-in workload: digits.")] = None,
+    workload: Annotated[
+        str | None, typer.Option(help="Instead of a script, a built-in workload: digits.")
+    ] = None,
     lr: Annotated[
         str, typer.Option(help="Learning rates: start:stop:count in log space, or values 0.001,0.01.")
     ] = "1e-4:1e-1:10",
@@ -49,7 +54,8 @@ def new(
     ] = "4:512:2",
     seeds: Annotated[str, typer.Option(help="How many seeds, or the seeds 0,1,2.")] = "3",
     set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A constant parameter; repeatable.")
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="A constant parameter; repeatable."),
     ] = None,
     loss: Annotated[str, typer.Option(help="The metric the sweep is about.")] = "eval/loss",
     name: Annotated[str | None, typer.Option(help="Name of the sweep. Default: the file's.")] = None,
@@ -138,10 +144,15 @@ def demo(
 
 
 def _size(sweep: Sweep) -> str:
-    return (
-        f"{len(sweep.trials())} trials = {len(sweep.lr)} learning rates x {len(sweep.batch_size)} batch sizes "
-        f"x {len(sweep.seed)} seeds"
+    axes_text = " x ".join(
+        f"{len(values)} {name if len(values) == 1 else plural}"
+        for values, name, plural in (
+            (sweep.lr, "learning rate", "learning rates"),
+            (sweep.batch_size, "batch size", "batch sizes"),
+            (sweep.seed, "seed", "seeds"),
+        )
     )
+    return f"{len(sweep.trials()):,} trials = {axes_text}"
 
 
 def _tell(result: LaunchResult) -> None:
@@ -155,7 +166,9 @@ def _tell(result: LaunchResult) -> None:
 def _constant(item: str) -> tuple[str, Scalar]:
     name, equals, text = item.partition("=")
     if not equals or not name:
-        raise SurgeError(f"--set {item!r} has no value.", "Write --set NAME=VALUE, as in --set optimizer=adamw.")
+        raise SurgeError(
+            f"--set {item!r} has no value.", "Write --set NAME=VALUE, as in --set optimizer=adamw."
+        )
     try:
         # `1e-3` is text in YAML but a number to everyone who types it here.
         return name, float(text) if "e" in text.lower() else _scalar(text)

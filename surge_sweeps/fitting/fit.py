@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from surge_sweeps.curves import LossCurves
 from surge_sweeps.fitting.bootstrap import resample
@@ -84,7 +85,10 @@ def fit(
     problems += [ProblemRecord(run=None, what=text) for text in plan.problems]
     groups = []
     for group in plan.groups:
-        fitted, gaps = _fit_group(group, n_draws, rng)
+        # Thousands of problems of a few numbers each: waking BLAS threads for one costs more than solving it. One
+        # thread also gives the same bits whatever the number of cores.
+        with threadpool_limits(1, user_api="blas"):
+            fitted, gaps = _fit_group(group, n_draws, rng)
         groups.append(fitted)
         name = fitted.label() if fitted.group else ""
         problems += [ProblemRecord(run=None, what=f"{name}: {text}" if name else text) for text in gaps]

@@ -6,6 +6,8 @@ batch sizes is a square root there. Such a fit is evidence for the simpler class
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -51,12 +53,11 @@ def class_weights(law_fits: LawFits) -> dict[VerdictName, float]:
     return dict(sorted(totals.items(), key=lambda item: -item[1]))
 
 
-def selected_law(law_fits: LawFits, verdict: VerdictName) -> LawFit:
-    """The law to go on with under a verdict: of its class, one of its own laws if there is one, by AICc."""
-    members = [
-        fit
-        for fit in law_fits.fits
-        if fit.aicc is not None and law_class(fit, law_fits.observed.batch_sizes) == verdict
-    ]
+def selected_law(laws: Sequence[LawFit], batch_sizes: FloatArray, verdict: VerdictName) -> LawFit | None:
+    """The law to go on with under a verdict: of its class, one of its own laws if there is one, by AICc.
+
+    None where no law speaks for the verdict, as for an inconclusive one.
+    """
+    members = [fit for fit in laws if fit.aicc is not None and law_class(fit, batch_sizes) == verdict]
     own = [fit for fit in members if LAWS[fit.name].verdict == verdict]
-    return min(own or members, key=lambda fit: fit.aicc or 0.0)
+    return min(own or members, key=lambda fit: fit.aicc or 0.0, default=None)

@@ -121,7 +121,10 @@ class DriftFit(_Contract):
 
 
 class PhaseRecord(_Contract):
-    """One stretch of a schedule: from how many examples on, at which loss, which batch size and learning rate."""
+    """One stretch of a schedule: from how many examples on, which batch size and learning rate.
+
+    `loss` is the loss that the phase leads down to; None beyond the lowest one measured.
+    """
 
     from_examples: float
     loss: float | None

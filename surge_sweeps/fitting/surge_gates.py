@@ -80,7 +80,7 @@ def weigh_surge(optima: Optima, law_fits: LawFits, rng: np.random.Generator) -> 
 
 
 def surge_candidate(law_fits: LawFits) -> SurgeCandidate:
-    """The surge law, of those that fall, with the lowest AICc, against the best law that does not.
+    """The surge law with a peak that has the lowest AICc, against the best law without one.
 
     The plateau law held to kappa <= 1 is among the rivals.
     """
@@ -119,8 +119,8 @@ def _laws_gate(candidate: SurgeCandidate) -> Gate:
     if not math.isfinite(candidate.margin):
         return Gate(False, "There are too few batch sizes to compare a surge law with a monotone law.")
     finding = (
-        f"The law {candidate.fit.name} is {'ahead of' if candidate.margin > 0 else 'behind'} the best law that does "
-        f"not fall ({candidate.rival}) by {abs(candidate.margin):.1f} in AICc; a surge needs more than "
+        f"The law {candidate.fit.name} is {'ahead of' if candidate.margin > 0 else 'behind'} the best law without "
+        f"a peak ({candidate.rival}) by {abs(candidate.margin):.1f} in AICc; a surge needs more than "
         f"{AICC_MARGIN:g} ahead."
     )
     return Gate(candidate.margin > AICC_MARGIN, finding)

@@ -100,8 +100,8 @@ def _surge(law_fits: LawFits, evidence: SurgeEvidence, kappa: float | None) -> V
 def _monotone(
     law_fits: LawFits, evidence: SurgeEvidence, name: VerdictName, weight: float, kappa: float | None
 ) -> Verdict:
-    law = selected_law(law_fits, name)
     b = law_fits.observed.batch_sizes
+    law = _law_of(law_fits, name)
     exponent = f" (exponent {law.parameters['alpha']:.2f})" if law.name == "power" else ""
     headline = (
         f"{_WORDS[name]}{exponent}, from {b[0]:g} to {b[-1]:g}: such laws hold {weight:.0%} of the Akaike weight, and "
@@ -158,13 +158,21 @@ def _obstacles(law_fits: LawFits, evidence: SurgeEvidence, weights: dict[Verdict
                 f"The best description is {best}, but the optimum at batch size {sizes} lies at an edge of the "
                 "learning-rate grid, which could change that."
             )
-        p = _contradicting_p(evidence, best, selected_law(law_fits, best))
+        p = _contradicting_p(evidence, best, _law_of(law_fits, best))
         if p < CONTRADICTION:
             found.append(
                 f"The best description is {best}, but a test without laws contradicts it (p = {p:.3g}): the optima "
                 "rise and fall more than their noise explains."
             )
     return found
+
+
+def _law_of(law_fits: LawFits, name: VerdictName) -> LawFit:
+    """The law selected within a class that has Akaike weight, and so at least one law."""
+    law = selected_law(law_fits.fits, law_fits.observed.batch_sizes, name)
+    if law is None:
+        raise ValueError(f"no law is of the class {name!r}")
+    return law
 
 
 def _deciding_edges(law_fits: LawFits, name: VerdictName) -> list[int]:

@@ -48,7 +48,9 @@ def _expand(macro: str, sweep: Sweep, parameters: Mapping[str, Scalar]) -> Seque
 
 def _program(sweep: Sweep, parameters: Mapping[str, Scalar]) -> Sequence[str]:
     if sweep.program is None:
-        raise SweepFileError("the command uses ${program}, but the sweep has no 'program'.", "Add 'program: train.py'.")
+        raise SweepFileError(
+            "the command uses ${program}, but the sweep has no 'program'.", "Add 'program: train.py'."
+        )
     return [sweep.program]
 
 

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from types import FrameType
 
-from surge_sweeps.curves import Status
 from surge_sweeps.errors import SurgeError
 from surge_sweeps.launch.base import Interrupted, LaunchResult, ProgressCallback
 from surge_sweeps.launch.packs import Pack, make_packs
@@ -34,7 +32,6 @@ class LocalLauncher:
     Args:
         agents: worker processes. Default: one per core for the built-in trainer, one for a user's script, which may
             well use all cores or the one GPU itself.
-        folder_for_logs: where the output of users' scripts goes.
     """
 
     def __init__(self, agents: int | None = None) -> None:
@@ -68,8 +65,8 @@ class LocalLauncher:
         progress: ProgressCallback,
     ) -> None:
         packs = [pack for sweep, trials in work for pack in make_packs(sweep, trials, TRIALS_PER_PACK)]
-        # The longest first, so that no worker is left alone with one at the end.
-        packs.sort(key=lambda pack: -pack.cost)
+        # The cheapest first: the writer, which is one process, then has work from the start.
+        packs.sort(key=lambda pack: pack.cost)
         total = sum(pack.cost for pack in packs)
         done = 0.0
         progress(done, total, "starting workers")
@@ -140,5 +137,3 @@ def _stop_signals() -> Iterator[None]:
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
-
-

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from surge_sweeps.sweep import Sweep, Trial
 
-#: The fixed cost of a training step, in examples: what makes many small steps dearer than few large ones. Only the
-#: progress bar and the order of work depend on it.
+# What a training step and the writing of a run cost, in examples trained. Rough figures of a small network on one
+# core; only the progress bar and the order of work depend on them.
 STEP_COST_EXAMPLES = 32
+RUN_COST_EXAMPLES = 25_000
 
 
 @dataclass(frozen=True)
@@ -21,8 +22,8 @@ class Pack:
 
     @property
     def cost(self) -> float:
-        """Work in arbitrary units: an upper bound on examples, plus a fixed cost per step."""
-        total = 0.0
+        """Work in examples: an upper bound on those trained, plus the fixed costs of steps and runs."""
+        total = float(RUN_COST_EXAMPLES * len(self.trials))
         for trial in self.trials:
             examples = trial.cost_examples or trial.batch_size
             total += examples * (1 + STEP_COST_EXAMPLES / trial.batch_size)

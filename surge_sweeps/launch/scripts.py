@@ -42,7 +42,11 @@ class _Processes:
                 if self._stopped:
                     return None
                 process = subprocess.Popen(
-                    arguments, env=environment, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
+                    arguments,
+                    env=environment,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    stdin=subprocess.DEVNULL,
                 )
                 self._running.add(process)
             try:
@@ -123,7 +127,9 @@ def _finish(
         exit_code = future.result()
     except OSError as error:
         run.finish(None)
-        raise SurgeError(f"the script cannot be started: {error}.", "Check 'program' and 'command' of the sweep.") from error
+        raise SurgeError(
+            f"the script cannot be started: {error}.", "Check 'program' and 'command' of the sweep."
+        ) from error
     status = run.finish(exit_code)
     if status in ("finished", "diverged", "capped"):
         result.ended[status] += 1

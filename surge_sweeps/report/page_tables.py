@@ -86,7 +86,7 @@ def schedule_table(schedule: ScheduleRecord) -> Table:
     rows = [
         (
             f"{count_text(phase.from_examples)}",
-            "unknown" if phase.loss is None else loss_text(phase.loss),
+            "beyond" if phase.loss is None else loss_text(phase.loss),
             batch_text(phase.batch_size),
             f"{lr_text(phase.lr)}{range_text(phase.lr_low, phase.lr_high)}",
             phase.status,
@@ -94,5 +94,5 @@ def schedule_table(schedule: ScheduleRecord) -> Table:
         for phase in schedule.phases
     ]
     return Table(
-        (f"From {schedule.batch_unit}", "Loss there", "Batch size", "Learning rate", "Status"), tuple(rows)
+        (f"From {schedule.batch_unit}", "Down to loss", "Batch size", "Learning rate", "Status"), tuple(rows)
     )

@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from surge_sweeps import theory
+import numpy as np
+
+from surge_sweeps.fitting.law_class import selected_law
 from surge_sweeps.fitting.result import (
     Interval,
     LawFit,
@@ -121,20 +123,11 @@ def parameter_text(name: str, value: float) -> str:
 
 
 def leading_law(target: TargetFit) -> LawFit | None:
-    """The law that stands for the verdict: of those that agree with it, the one with the largest weight.
-
-    An inconclusive verdict agrees with all of them.
-    """
-    agreeing = [law for law in target.laws if target.verdict in ("inconclusive", _verdict_of(law))]
-    return max(agreeing, key=lambda law: law.weight or 0.0, default=None)
-
-
-def _verdict_of(law: LawFit) -> str:
-    known = theory.LAWS.get(law.name)
-    if known is None:
-        return ""
-    monotone = theory.peak_batch_size(law.name, law.parameters) is None
-    return "saturation" if known.verdict == "surge" and monotone else known.verdict
+    """The law that stands for the verdict; for an inconclusive one the law with the largest weight."""
+    if target.verdict == "inconclusive":
+        return max(target.laws, key=lambda law: law.weight or 0.0, default=None)
+    sizes = np.array([point.batch_size for point in target.optimal_lr], dtype=float)
+    return selected_law(target.laws, sizes, target.verdict)
 
 
 def interval_text(interval: Interval) -> str:

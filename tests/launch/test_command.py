@@ -13,11 +13,15 @@ from surge_sweeps.sweep import BUILTIN_COMMAND, SCRIPT_COMMAND, Sweep
 
 
 def sweep(command: tuple[str, ...], **constants: str | int | float | bool) -> Sweep:
-    return Sweep(lr=(1e-5,), batch_size=(8,), seed=(3,), constants=constants, command=command, program="my train.py")
+    return Sweep(
+        lr=(1e-5,), batch_size=(8,), seed=(3,), constants=constants, command=command, program="my train.py"
+    )
 
 
 def test_script_command_runs_this_python_with_plain_flags() -> None:
-    trial_command = expand_command(sweep(SCRIPT_COMMAND, note="a b; rm -rf /"), sweep(SCRIPT_COMMAND).trials()[0])
+    trial_command = expand_command(
+        sweep(SCRIPT_COMMAND, note="a b; rm -rf /"), sweep(SCRIPT_COMMAND).trials()[0]
+    )
     assert trial_command == [sys.executable, "my train.py", "--lr=1e-05", "--batch_size=8", "--seed=3"]
 
 

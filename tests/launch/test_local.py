@@ -61,7 +61,9 @@ def launch(sweep: Sweep, uri: str, agents: int = 2) -> LaunchResult:
 def statuses(uri: str) -> Mapping[str, int]:
     """Trial runs in the store by their status, straight from the database."""
     with sqlite3.connect(uri.removeprefix("sqlite:///")) as store:
-        rows = store.execute("select value, count(*) from tags where key = 'surge.status' group by value").fetchall()
+        rows = store.execute(
+            "select value, count(*) from tags where key = 'surge.status' group by value"
+        ).fetchall()
     return dict(rows)
 
 
@@ -77,7 +79,9 @@ def test_every_trial_ends_once_and_a_second_launch_runs_nothing(uri: str) -> Non
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
-def test_a_stopped_launch_loses_nothing_and_the_next_one_finishes(uri: str, tmp_path: Path, how: signal.Signals) -> None:
+def test_a_stopped_launch_loses_nothing_and_the_next_one_finishes(
+    uri: str, tmp_path: Path, how: signal.Signals
+) -> None:
     sweep = Sweep(
         lr=BUILTIN.lr,
         batch_size=(4, 8, 16, 32, 64, 128),
@@ -86,9 +90,22 @@ def test_a_stopped_launch_loses_nothing_and_the_next_one_finishes(uri: str, tmp_
         name="stopped",
     )
     sweep.write(tmp_path / "sweep.yaml")
-    command = [sys.executable, "-m", "surge_sweeps.cli", "launch", "sweep.yaml", "--project=project", f"--uri={uri}"]
+    command = [
+        sys.executable,
+        "-m",
+        "surge_sweeps.cli",
+        "launch",
+        "sweep.yaml",
+        "--project=project",
+        f"--uri={uri}",
+    ]
     process = subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        command,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
     )
     _wait_for_a_result(uri, process)
     process.send_signal(how)
@@ -134,7 +151,9 @@ def _wait_until_the_group_is_gone(group: int) -> None:
 
 def test_own_script_logs_into_its_trials_run(uri: str, tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text(SCRIPT)
-    sweep = Sweep(lr=(0.1, 0.5, 0.9), batch_size=(8,), seed=(0, 1), command=SCRIPT_COMMAND, program="train.py")
+    sweep = Sweep(
+        lr=(0.1, 0.5, 0.9), batch_size=(8,), seed=(0, 1), command=SCRIPT_COMMAND, program="train.py"
+    )
     result = launch(sweep, uri)
     assert (result.ended["finished"], result.ended["diverged"], result.missing) == (2, 2, 2)
     assert all("no such luck" in reason for reason in result.failures.values())

@@ -41,7 +41,8 @@ class Digits:
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """() mean cross entropy in nats."""
-        return functional.cross_entropy(outputs, targets)
+        loss: Tensor = functional.cross_entropy(outputs, targets)
+        return loss
 
 
 def load() -> Digits:
@@ -58,6 +59,14 @@ def load() -> Digits:
     return Digits(inputs[trained], targets[trained], inputs[held_out], targets[held_out])
 
 
+class _ChannelsLastMaxPool2d(nn.MaxPool2d):
+    """Max-pooling over a copy with the channels innermost, for which torch has a vector kernel on CPUs."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        channels_last = inputs.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+        return functional.max_pool2d(channels_last, self.kernel_size)
+
+
 def _mlp() -> nn.Module:
     return nn.Sequential(
         nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10)
@@ -69,8 +78,9 @@ def _cnn() -> nn.Module:
         nn.Conv2d(1, 8, 3, padding=1),
         nn.ReLU(),
         nn.Conv2d(8, 16, 3, padding=1),
+        # Before the ReLU, with which it commutes: a quarter of the work.
+        _ChannelsLastMaxPool2d(2),
         nn.ReLU(),
-        nn.MaxPool2d(2),
         nn.Flatten(),
         nn.Linear(256, 32),
         nn.ReLU(),
