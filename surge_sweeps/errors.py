@@ -26,6 +26,17 @@ class SurgeError(Exception):
         self.what = what
         self.hint = hint
 
+    def __reduce__(self) -> tuple[object, ...]:
+        # The default would call the subclass with the message alone, and an error raised in a worker process would
+        # break the pool that carries it home.
+        return _restore, (type(self), self.what, self.hint), self.__dict__
+
+
+def _restore(kind: type[SurgeError], what: str, hint: str) -> SurgeError:
+    error = kind.__new__(kind)
+    SurgeError.__init__(error, what, hint)
+    return error
+
 
 class UnknownNameError(SurgeError):
     """A name that is not one of the valid ones; the message lists them all.

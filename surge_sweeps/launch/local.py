@@ -6,18 +6,15 @@ process each.
 
 from __future__ import annotations
 
-import signal
-import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from types import FrameType
 
 from surge_sweeps.errors import SurgeError
 from surge_sweeps.launch.base import Interrupted, LaunchResult, ProgressCallback
 from surge_sweeps.launch.packs import Pack, make_packs
 from surge_sweeps.launch.scripts import run_scripts
+from surge_sweeps.launch.stop import POLL_SECONDS, Stopped, StopRequest, stop_signals
 from surge_sweeps.launch.workers import available_cores, start_pool, stop_pool, train_pack
 from surge_sweeps.sweep import Sweep, Trial
 from surge_sweeps.trackers.base import RunRecord, Tracker
@@ -45,13 +42,13 @@ class LocalLauncher:
         result = LaunchResult(planned, planned - sum(len(trials) for _, trials in pending))
         builtin = [(sweep, trials) for sweep, trials in pending if sweep.is_builtin]
         scripts = [(sweep, trials) for sweep, trials in pending if not sweep.is_builtin]
-        with _stop_signals():
+        with stop_signals() as stop:
             try:
                 if builtin:
-                    self._train(builtin, tracker, result, progress)
+                    self._train(builtin, tracker, result, progress, stop)
                 if scripts:
-                    run_scripts(scripts, tracker, self._agents or 1, result, progress)
-            except KeyboardInterrupt as error:
+                    run_scripts(scripts, tracker, self._agents or 1, result, progress, stop)
+            except (Stopped, KeyboardInterrupt) as error:
                 raise Interrupted(
                     f"stopped. {result.summary()}.", "Call the same command again to run the missing trials."
                 ) from error
@@ -63,6 +60,7 @@ class LocalLauncher:
         tracker: Tracker,
         result: LaunchResult,
         progress: ProgressCallback,
+        stop: StopRequest,
     ) -> None:
         packs = [pack for sweep, trials in work for pack in make_packs(sweep, trials, TRIALS_PER_PACK)]
         # The cheapest first: the writer, which is one process, then has work from the start.
@@ -73,7 +71,7 @@ class LocalLauncher:
         pool = start_pool(min(self._agents or available_cores(), len(packs)))
         try:
             futures = {pool.submit(train_pack, pack.trials): pack for pack in packs}
-            for pack, future in _as_they_end(futures):
+            for pack, future in _as_they_end(futures, stop):
                 records = _records(pack, future, result)
                 tracker.write_runs(pack.sweep_id, records)
                 result.ended.update(record.status for record in records)
@@ -100,11 +98,12 @@ def _open_sweeps(sweeps: Sequence[Sweep], tracker: Tracker) -> tuple[int, list[t
 
 
 def _as_they_end(
-    futures: dict[Future[list[RunRecord]], Pack],
+    futures: dict[Future[list[RunRecord]], Pack], stop: StopRequest
 ) -> Iterator[tuple[Pack, Future[list[RunRecord]]]]:
     waiting = set(futures)
     while waiting:
-        ended, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+        ended, waiting = wait(waiting, POLL_SECONDS, FIRST_COMPLETED)
+        stop.check()
         for future in ended:
             yield futures[future], future
 
@@ -120,20 +119,3 @@ def _records(pack: Pack, future: Future[list[RunRecord]], result: LaunchResult) 
     except SurgeError as error:
         result.failures.update({trial.trial_id: str(error) for trial in pack.trials})
         return []
-
-
-@contextmanager
-def _stop_signals() -> Iterator[None]:
-    """SIGTERM stops like Ctrl-C does, so that a scheduler's warning loses nothing either."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _interrupt(signum: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt

@@ -16,6 +16,7 @@ from pathlib import Path
 from surge_sweeps.errors import SurgeError
 from surge_sweeps.launch.base import LaunchResult, ProgressCallback
 from surge_sweeps.launch.command import expand_command
+from surge_sweeps.launch.stop import POLL_SECONDS, StopRequest
 from surge_sweeps.sweep import Sweep, Trial
 from surge_sweeps.trackers.base import ScriptRun, Tracker
 
@@ -75,6 +76,7 @@ def run_scripts(
     agents: int,
     result: LaunchResult,
     progress: ProgressCallback,
+    stop: StopRequest,
 ) -> None:
     """Run the script of each trial, `agents` at a time, and add what became of them to `result`."""
     planned = [(sweep, trial) for sweep, trials in work for trial in trials]
@@ -93,7 +95,8 @@ def run_scripts(
                     _start(*item, tracker, pool, processes, running)
                 if not running:
                     break
-                ended, _ = wait(running, return_when=FIRST_COMPLETED)
+                ended, _ = wait(running, POLL_SECONDS, FIRST_COMPLETED)
+                stop.check()
                 for future in ended:
                     _finish(*running.pop(future), future, result)
                     done += 1

@@ -133,7 +133,7 @@ def test_a_small_sweep_from_yaml_to_report_and_again(tmp_path: Path) -> None:
     assert again.returncode == 0
     assert {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.iterdir()} == before
 
-    assert is_told(report_command(tmp_path, "litle"), "unknown experiment", "little")
+    assert is_told(report_command(tmp_path, "litle"), "experiment 'litle'", "little")
     assert is_told(report_command(tmp_path, "little", "--loss-column=eval/los"), "eval/los", "eval/loss")
     assert is_told(report_command(tmp_path, "little", "--lr-column=learning_rate"), "learning_rate", "lr")
     assert is_told(report_command(tmp_path, "little", "--protocol=reech"), "unknown protocol", "reach")

@@ -102,13 +102,14 @@ def test_laws_without_weight_are_listed_but_not_drawn(demo: Case) -> None:
     assert {row[1] for row in table.rows} >= {"Constant", "Square root", "Surge ←"}
 
 
-def test_a_plateau_law_without_a_peak_never_stands_for_a_surge() -> None:
+def test_a_plateau_law_without_a_peak_never_stands_for_a_surge(demo: Case) -> None:
+    target = demo.fit.groups[0].targets[0]
     flat = LawFit(
         name="surge_plateau", parameters={"a": 0.1, "b_s": 50.0, "kappa": 0.4}, aicc=0.0, weight=0.9
     )
     surge = LawFit(name="surge", parameters={"eps_max": 0.1, "b_noise": 30.0}, aicc=1.0, weight=0.1)
-    assert leading_law(bare_target(laws=[flat, surge], verdict="surge")) == surge
-    assert leading_law(bare_target(laws=[flat, surge], verdict="saturation")) == flat
+    for verdict, law in (("surge", surge), ("saturation", flat)):
+        assert leading_law(target.model_copy(update={"laws": [flat, surge], "verdict": verdict})) == law
 
 
 def test_an_unknown_law_is_refused_with_the_valid_names(demo: Case) -> None:

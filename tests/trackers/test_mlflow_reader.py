@@ -330,7 +330,7 @@ def test_a_local_store_is_read_without_mlflow(uri: str, foreign_run: Log) -> Non
     foreign_run(PARAMS, LOSS)
     program = (
         "import sys\n"
-        "for name in ('mlflow', 'sqlalchemy', 'torch'): sys.modules[name] = None\n"
+        "for name in ('mlflow', 'sqlalchemy'): sys.modules[name] = None\n"
         "from surge_sweeps.trackers import collect, open_tracker\n"
         f"print(len(collect('foreign', uri={uri!r}).points))\n"
         "from surge_sweeps.errors import MissingExtraError\n"
