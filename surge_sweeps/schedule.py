@@ -285,20 +285,22 @@ def _stretch(step: _Step, before: _Step | None) -> float:
 
 
 def _merge(steps: Sequence[_Step]) -> list[_Step]:
-    """Drop changes that the data do not support: same batch size, and a learning rate inside the one in force."""
+    """Drop changes that the data do not support: same batch size, and either LR inside the other's interval."""
     merged = [steps[0]]
     for step in steps[1:]:
         force = merged[-1]
-        inside = (force.lr_low or 0.0) <= step.lr <= (force.lr_high or math.inf)
-        if step.batch_size == force.batch_size and inside:
+        if step.batch_size == force.batch_size and (_within(step.lr, force) or _within(force.lr, step)):
             # The phase in force now leads down to this step's loss.
             merged[-1] = replace(force, target=step.target)
-            continue
-        if round(step.from_examples) > round(force.from_examples):
+        elif round(step.from_examples) > round(force.from_examples):
             merged.append(step)
         else:
             merged[-1] = replace(step, from_examples=force.from_examples)
     return merged
+
+
+def _within(lr: float, step: _Step) -> bool:
+    return (step.lr_low or 0.0) <= lr <= (step.lr_high or math.inf)
 
 
 def _assumptions(steps: Sequence[_Step], overhead: float, unit: BatchUnit, end: float) -> list[str]:

@@ -9,8 +9,9 @@ from typing import Annotated
 import typer
 
 from surge_sweeps.cli.console import out, progress_bar, run, say, show_page, typer_app
+from surge_sweeps.cli.summary import print_summary
 from surge_sweeps.errors import SurgeError
-from surge_sweeps.fitting import fit, measured_cells, summarize
+from surge_sweeps.fitting import fit, measured_cells
 from surge_sweeps.report import safe_name, write_report
 from surge_sweeps.schedule import EXAMPLE_OVERHEAD, attach_schedules
 from surge_sweeps.trackers import collect
@@ -143,7 +144,7 @@ def write_project_report(
         )
     paths = write_report(result, cells, folder)
     if not quiet:
-        out.print(summarize(result), markup=False, highlight=False)
+        print_summary(result, out)
     page = next(path for path in paths if path.suffix == ".html")
     out.print(f"Report: {page}", markup=False, highlight=False, soft_wrap=True)
     return page

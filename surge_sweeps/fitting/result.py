@@ -177,6 +177,12 @@ class SurgeFit(_Contract):
         """The contents of `fit.json`: only dicts, lists, strings, finite numbers, booleans and None."""
         return self.model_dump(mode="json", by_alias=True)
 
+    def summary(self) -> str:
+        """The whole fit in plain text: verdicts with their reasons and every optimal learning rate."""
+        from surge_sweeps.fitting.summary import summarize
+
+        return summarize(self)
+
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> SurgeFit:
         """Read back what `to_dict` wrote. Raises `pydantic.ValidationError` on anything else."""
