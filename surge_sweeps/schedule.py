@@ -1,15 +1,15 @@
 """A schedule as a plain value: batch size and learning rate as functions of the examples seen.
 
-`recommend` turns a fit into one. The batch size follows the critical batch size as the loss falls: B = tau B_crit costs
-a share tau more examples than the smallest batch size would, since examples to a loss are E = E_min (1 + B / B_crit)
-(Li et al. 2024, eq. 20; McCandlish et al. 2018, eq. 2.11). It only ever grows, only onto batch sizes that the sweep
-measured, and only once the data are sure of the room for it. A constant batch size is a possible answer.
+`recommend` turns a fit into one. At each loss target it takes the largest batch size whose examples to the loss, as
+measured, are within a share tau of the fewest: E(B) = S(B) B, which grows as 1 + B / B_crit where the trade-off of
+Li et al. 2024 (eq. 20) and McCandlish et al. 2018 (eq. 2.11) holds. The batch size only ever grows, and only onto sizes
+that the sweep measured. A constant batch size is a possible answer.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,20 +19,21 @@ from surge_sweeps.fitting.law_class import selected_law
 from surge_sweeps.fitting.result import (
     BatchUnit,
     GroupFit,
-    LawFit,
     OptimalLR,
     PhaseRecord,
     ProblemRecord,
     ScheduleRecord,
     SurgeFit,
     TargetFit,
-    TradeoffFit,
 )
 from surge_sweeps.theory import LAWS
 
 #: A share of examples worth paying for larger batches: the definition of critical batch size in Zhang et al.
 #: (arXiv 2410.21676) is a 20% overhead as well.
 EXAMPLE_OVERHEAD = 0.2
+
+#: Stands for a law's name where a learning rate is the measured optimum itself.
+MEASURED = "measured"
 
 #: Standard deviations below the estimate where the verdict is open: the 30% quantile. By Lemma 1 (Li et al. 2024,
 #: eq. 7) a learning rate 2x too high loses the whole gain of a step, 2x too low a quarter.
@@ -45,8 +46,8 @@ class Schedule:
 
     Attributes:
         phases: ascending in `from_examples`, the first at 0.
-        law: the law of optimal LR against batch size that the learning rates come from, or "measured" for the
-            measured optima themselves.
+        law: the laws of optimal LR against batch size that the learning rates come from, comma-separated, with
+            "measured" for measured optima themselves.
         batch_unit: what examples and batch sizes count.
         assumptions: what the recommendation rests on, in sentences.
 
@@ -154,16 +155,14 @@ class _Step:
     """What one loss target says: the batch size to use on the way to it, and the learning rate there."""
 
     target: TargetFit
-    tradeoff: TradeoffFit
-    batch_size: int
+    point: OptimalLR
     lr: float
-    lr_low: float | None
-    lr_high: float | None
+    law: str
     from_examples: float = 0.0
 
-    def examples_to(self, batch_size: int) -> float:
-        """E = E_min + S_min B (eq. 20 at constant B)."""
-        return float(self.tradeoff.e_min or 0.0) + float(self.tradeoff.s_min or 0.0) * batch_size
+    @property
+    def batch_size(self) -> int:
+        return self.point.batch_size
 
     def record(self) -> PhaseRecord:
         """Rounded as far as the data could ever tell."""
@@ -172,8 +171,8 @@ class _Step:
             loss=self.target.loss,
             batch_size=self.batch_size,
             lr=_rounded(self.lr),
-            lr_low=None if self.lr_low is None else _rounded(self.lr_low),
-            lr_high=None if self.lr_high is None else _rounded(self.lr_high),
+            lr_low=None if self.point.low is None else _rounded(self.point.low),
+            lr_high=None if self.point.high is None else _rounded(self.point.high),
             status="measured",
         )
 
@@ -192,7 +191,7 @@ def _recommend_group(
     steps = _steps(group, example_overhead)
     if not steps:
         raise NotEnoughDataError(
-            "no schedule: no loss target has both an optimal learning rate and a critical batch size.",
+            "no schedule: no loss target has an optimal learning rate and its steps at enough batch sizes.",
             "Run from scratch to a common loss at 4 or more batch sizes, with learning rates either side of the best.",
         )
     placed = _place(steps)
@@ -204,9 +203,10 @@ def _recommend_group(
         records.append(records[-1].model_copy(update=beyond))
     if budget_examples is not None:
         records = [record for record in records if record.from_examples < budget_examples]
-    law = _law(steps[-1].target)
-    assumptions = _assumptions(steps, example_overhead, batch_unit, end)
-    return Schedule(tuple(records), law.name if law else "measured", batch_unit, tuple(assumptions))
+    laws = ", ".join(dict.fromkeys(phase.law for phase in phases))
+    return Schedule(
+        tuple(records), laws, batch_unit, tuple(_assumptions(phases, example_overhead, batch_unit, end))
+    )
 
 
 def _steps(group: GroupFit, example_overhead: float) -> list[_Step]:
@@ -214,74 +214,76 @@ def _steps(group: GroupFit, example_overhead: float) -> list[_Step]:
     targets = [target for target in group.targets if target.protocol == "reach" and target.loss is not None]
     steps: list[_Step] = []
     for target in sorted(targets, key=lambda item: -float(item.loss or 0.0)):
-        room = _sure_room(target.tradeoff)
-        known = {point.batch_size: point for point in target.optimal_lr if point.status == "ok"}
-        if room is None or target.tradeoff is None or not known:
+        measured = _measured(target)
+        if target.tradeoff is None or not measured:
             continue
-        floor = steps[-1].batch_size if steps else 0
-        batch_size = _grow(floor, example_overhead * room, sorted(known))
+        fewest = min(_examples(point) for point in measured.values())
+        affordable = [
+            size for size, point in measured.items() if _examples(point) <= (1 + example_overhead) * fewest
+        ]
+        batch_size = _grow(steps[-1].batch_size if steps else 0, max(affordable), measured)
         if batch_size is not None:
-            steps.append(_step(target, target.tradeoff, known[batch_size]))
+            point = measured[batch_size]
+            lr, law = _learning_rate(target, point)
+            steps.append(_Step(target, point, lr, law))
     return steps
 
 
-def _sure_room(tradeoff: TradeoffFit | None) -> float | None:
-    """The B_crit that the data are sure of: the lower end of its interval, None where there is none."""
-    if tradeoff is None or tradeoff.s_min is None or tradeoff.e_min is None:
-        return None
-    return tradeoff.b_crit.low
+def _measured(target: TargetFit) -> dict[int, OptimalLR]:
+    """Optima that a schedule may use: with the steps they took, and an interval that is closed below."""
+    return {
+        point.batch_size: point
+        for point in target.optimal_lr
+        if point.status == "ok" and point.steps is not None and point.low is not None
+    }
 
 
-def _grow(current: int, wanted: float, measured: Sequence[int]) -> int | None:
-    """The measured batch size nearest below `wanted`, never below `current`; changes smaller than 2x are not made."""
-    below = [size for size in measured if size <= wanted]
-    candidate = below[-1] if below else measured[0]
-    if not current:
-        return candidate
-    if candidate >= 2 * current:
-        return candidate
+def _examples(point: OptimalLR) -> float:
+    """Examples to the loss at this batch size and its optimal learning rate."""
+    return float(point.steps or 0.0) * point.batch_size
+
+
+def _grow(current: int, wanted: int, measured: Mapping[int, OptimalLR]) -> int | None:
+    """`wanted`, never below `current`; a change of less than 2x is not made. None where `current` is not measured."""
+    if not current or wanted >= 2 * current:
+        return wanted
     return current if current in measured else None
 
 
-def _step(target: TargetFit, tradeoff: TradeoffFit, point: OptimalLR) -> _Step:
-    lr = _learning_rate(target, point)
-    return _Step(target, tradeoff, point.batch_size, lr, point.low, point.high)
+def _learning_rate(target: TargetFit, point: OptimalLR) -> tuple[float, str]:
+    """The learning rate at an optimum, and the law it comes from.
 
-
-def _law(target: TargetFit) -> LawFit | None:
-    """The law that stands for the verdict; None where the verdict is open."""
-    sizes = np.array([point.batch_size for point in target.optimal_lr], dtype=float)
-    return selected_law(target.laws, sizes, target.verdict)
-
-
-def _learning_rate(target: TargetFit, point: OptimalLR) -> float:
-    """The law's value where it lies inside the measured interval, else the measured one, with caution where open."""
-    measured = float(point.lr or 0.0)
-    law = _law(target)
+    The law of the verdict where its value lies inside the measured interval; else the measured optimum, lowered to
+    the 30% quantile of its lower half while the verdict is open.
+    """
+    measured, low = float(point.lr or 0.0), float(point.low or 0.0)
+    sizes = np.array([one.batch_size for one in target.optimal_lr], dtype=float)
+    law = selected_law(target.laws, sizes, target.verdict)
     if law is None:
-        if point.low is None or point.high is None:
-            return measured
-        sd = (math.log(point.high) - math.log(point.low)) / (2 * 1.96)
-        return measured * math.exp(-CAUTION_SD * sd)
+        return measured * (low / measured) ** (CAUTION_SD / 1.96), MEASURED
     value = float(LAWS[law.name].evaluate(point.batch_size, **law.parameters))
-    inside = (point.low or 0.0) <= value <= (point.high or math.inf)
-    return value if inside else measured
+    if low <= value <= (point.high or math.inf):
+        return value, law.name
+    return measured, MEASURED
 
 
 def _place(steps: Sequence[_Step]) -> list[_Step]:
-    """Give each step the examples seen at its start: the stretch to a loss costs what the trade-off says."""
+    """Give each step the examples seen at its start."""
     placed = [steps[0]]
     for step in steps[1:]:
         before = placed[-1]
-        reached = before.from_examples + _stretch(before, placed[-2] if len(placed) > 1 else None)
-        placed.append(replace(step, from_examples=max(reached, before.from_examples)))
+        start = before.from_examples + _stretch(before, placed[-2] if len(placed) > 1 else None)
+        placed.append(replace(step, from_examples=start))
     return placed
 
 
 def _stretch(step: _Step, before: _Step | None) -> float:
-    """Examples from the previous target's loss to this one's at this step's batch size."""
-    start = before.examples_to(step.batch_size) if before else 0.0
-    return max(step.examples_to(step.batch_size) - start, 0.0)
+    """Examples from the previous target's loss to this one's, both as measured at this step's batch size."""
+    total = _examples(step.point)
+    if before is None:
+        return total
+    earlier = _measured(before.target).get(step.batch_size)
+    return max(total - (_examples(earlier) if earlier else _examples(before.point)), 0.0)
 
 
 def _merge(steps: Sequence[_Step]) -> list[_Step]:
@@ -300,22 +302,24 @@ def _merge(steps: Sequence[_Step]) -> list[_Step]:
 
 
 def _within(lr: float, step: _Step) -> bool:
-    return (step.lr_low or 0.0) <= lr <= (step.lr_high or math.inf)
+    return (step.point.low or 0.0) <= lr <= (step.point.high or math.inf)
 
 
-def _assumptions(steps: Sequence[_Step], overhead: float, unit: BatchUnit, end: float) -> list[str]:
-    lowest = steps[-1].target.loss
+def _assumptions(phases: Sequence[_Step], overhead: float, unit: BatchUnit, end: float) -> list[str]:
     lines = [
-        f"Larger batches may cost up to {overhead:.0%} more {unit} than the smallest batch size would: "
-        f"B = {overhead:g} B_crit, with the lower end of B_crit's interval.",
-        "The batch size only grows, and only among the batch sizes of the sweep.",
+        f"A phase takes the largest batch size that needs at most {overhead:.0%} more {unit} to its loss than the "
+        f"batch size that needs the fewest, as measured, each at its own best learning rate.",
+        "The batch size only grows, by 2x or more, and only among the batch sizes of the sweep.",
         "The learning rate is that of a constant-rate run to each loss; keep your warm-up and decay as multipliers.",
-        f"Measured down to a loss of {lowest:g}, about {end:.3g} {unit}; later phases carry the last one on.",
+        f"Measured down to a loss of {phases[-1].target.loss:g}, about {end:.3g} {unit}; what follows carries the last "
+        "phase on.",
         "The schedule follows from fits and has not been trained: compare it with the best constant batch size.",
     ]
-    if _law(steps[-1].target) is None:
+    open_ones = [f"{phase.target.loss:g}" for phase in phases if phase.law == MEASURED]
+    if open_ones:
         lines.append(
-            "No law of LR against batch size is established, so the learning rates are the 30% quantile of the "
-            "measured optima: too low costs less than too high."
+            f"In the phases down to loss {', '.join(open_ones)} no law is established at this batch size: the learning "
+            "rate is the measured optimum, and below it (30% quantile) where the verdict is open, since too low "
+            "costs less than too high."
         )
     return lines

@@ -27,14 +27,13 @@ BATCHES = (4, 8, 16, 32, 64, 128)
 
 def target(
     loss: float,
-    b_crit: tuple[float, float | None],
+    b_crit: float,
     s_min: float = 50.0,
     verdict: str = "sqrt",
     scale: float = 0.001,
     protocol: str = "reach",
 ) -> TargetFit:
-    """A reach target on an exact square-root law; `b_crit` is the estimate and the lower end."""
-    estimate, low = b_crit
+    """A reach target on an exact square-root law and an exact hyperbola of steps against batch size."""
     nowhere = Interval(definition="")
     return TargetFit.model_validate(
         {
@@ -49,7 +48,7 @@ def target(
                     low=scale * math.sqrt(batch) / 1.1,
                     high=scale * math.sqrt(batch) * 1.1,
                     status="ok",
-                    steps=s_min * (1 + estimate / batch),
+                    steps=s_min * (1 + b_crit / batch),
                     runs=40,
                     flat_band=(None, None),
                 )
@@ -60,11 +59,11 @@ def target(
                 s_min=s_min,
                 s_min_low=None,
                 s_min_high=None,
-                e_min=s_min * estimate,
+                e_min=s_min * b_crit,
                 e_min_low=None,
                 e_min_high=None,
                 b_crit=Interval(
-                    estimate=estimate, low=low, high=None, status="identified", definition="E_min/S_min"
+                    estimate=b_crit, low=b_crit / 1.2, high=None, status="identified", definition=""
                 ),
             ),
             "laws": [LawFit(name="sqrt", parameters={"a": scale}, aicc=0.0, weight=0.95)],
@@ -91,31 +90,48 @@ def fit_of(*targets: TargetFit, groups: int = 1) -> SurgeFit:
     )
 
 
-def test_batch_size_grows_with_the_sure_part_of_b_crit() -> None:
-    schedule = recommend(fit_of(target(2.0, (50, 40)), target(1.0, (400, 330)), target(0.5, (900, 700))))
-    # tau 0.2: 8, 66 -> 64, 140 -> 128
+def test_batch_size_is_the_largest_within_the_overhead_of_the_fewest_examples() -> None:
+    schedule = recommend(fit_of(target(2.0, 50), target(1.0, 400), target(0.5, 900)))
+    # E = S_min (B_crit + B); the fewest are at batch 4: (B_crit + B) <= 1.2 (B_crit + 4).
     assert [phase.batch_size for phase in schedule.phases if phase.status == "measured"] == [8, 64, 128]
     starts = [phase.from_examples for phase in schedule.phases]
-    # To loss 2.0 at batch 8: E = S_min (B_crit + B) = 50 * 58.
     assert starts[1] == pytest.approx(50 * (50 + 8))
-    # From there to loss 1.0 at batch 64: 50 (400 + 64) less what loss 2.0 would have cost at batch 64.
+    # From there to loss 1.0 at batch 64: what it takes from scratch, less what loss 2.0 took at batch 64.
     assert starts[2] - starts[1] == pytest.approx(50 * (400 + 64) - 50 * (50 + 64))
 
 
-def test_an_unsure_b_crit_does_not_grow_the_batch_size() -> None:
-    schedule = recommend(fit_of(target(2.0, (50, 40)), target(1.0, (900, 45))))
+def test_a_batch_size_that_a_larger_one_beats_is_never_recommended() -> None:
+    base = target(1.0, 400)
+    slow = [
+        point.model_copy(update={"steps": (point.steps or 0.0) * (5 if point.batch_size == 4 else 1)})
+        for point in base.optimal_lr
+    ]
+    schedule = recommend(fit_of(base.model_copy(update={"optimal_lr": slow})), example_overhead=0.001)
+    assert schedule.phases[0].batch_size == 8
+
+
+def test_one_batch_size_for_the_whole_run_is_a_possible_answer() -> None:
+    schedule = recommend(fit_of(target(2.0, 50), target(1.0, 52)))
     assert {phase.batch_size for phase in schedule.phases} == {8}
 
 
+def test_an_optimum_whose_interval_is_open_below_is_not_recommended() -> None:
+    base = target(1.0, 50)
+    points = [
+        point.model_copy(update={"low": None} if point.batch_size == 8 else {}) for point in base.optimal_lr
+    ]
+    assert recommend(fit_of(base.model_copy(update={"optimal_lr": points}))).phases[0].batch_size == 4
+
+
 def test_the_learning_rate_follows_the_law_at_the_batch_size_in_force() -> None:
-    schedule = recommend(fit_of(target(2.0, (100, 80)), target(1.0, (400, 330))))
+    schedule = recommend(fit_of(target(2.0, 100), target(1.0, 400)))
     assert schedule.law == "sqrt"
     for phase in schedule.phases:
         assert phase.lr == pytest.approx(0.001 * math.sqrt(phase.batch_size))
 
 
 def test_an_open_verdict_recommends_below_the_measured_optimum() -> None:
-    schedule = recommend(fit_of(target(1.0, (100, 80), verdict="inconclusive")))
+    schedule = recommend(fit_of(target(1.0, 100, verdict="inconclusive")))
     phase = schedule.phases[0]
     measured = 0.001 * math.sqrt(phase.batch_size)
     assert schedule.law == "measured"
@@ -124,28 +140,25 @@ def test_an_open_verdict_recommends_below_the_measured_optimum() -> None:
 
 
 def test_beyond_the_lowest_measured_loss_the_schedule_is_marked_extrapolated() -> None:
-    schedule = recommend(fit_of(target(2.0, (100, 80)), target(1.0, (400, 330))))
+    schedule = recommend(fit_of(target(2.0, 100), target(1.0, 400)))
     assert [phase.status for phase in schedule.phases] == ["measured", "measured", "extrapolated"]
     last = schedule.phases[-1]
     assert (last.batch_size, last.lr) == (schedule.phases[-2].batch_size, schedule.phases[-2].lr)
 
 
 def test_the_budget_leaves_out_what_starts_later() -> None:
-    fit = fit_of(target(2.0, (50, 40)), target(1.0, (400, 330)))
+    fit = fit_of(target(2.0, 50), target(1.0, 400))
     assert len(recommend(fit, budget_examples=100).phases) == 1
 
 
 @given(
-    st.lists(st.tuples(st.floats(1, 5000), st.floats(0.05, 1.0), st.floats(1, 500)), min_size=1, max_size=6),
+    st.lists(st.tuples(st.floats(1, 5000), st.floats(1, 500)), min_size=1, max_size=6),
     st.floats(0.01, 2.0),
 )
 def test_any_schedule_starts_at_zero_ascends_and_stays_on_measured_batch_sizes(
-    values: list[tuple[float, float, float]], overhead: float
+    values: list[tuple[float, float]], overhead: float
 ) -> None:
-    targets = [
-        target(3.0 / (index + 1), (b_crit, b_crit * share), s_min)
-        for index, (b_crit, share, s_min) in enumerate(values)
-    ]
+    targets = [target(3.0 / (index + 1), b_crit, s_min) for index, (b_crit, s_min) in enumerate(values)]
     schedule = recommend(fit_of(*targets), example_overhead=overhead)
     sizes = [phase.batch_size for phase in schedule.phases]
     assert schedule.phases[0].from_examples == 0
@@ -155,7 +168,7 @@ def test_any_schedule_starts_at_zero_ascends_and_stays_on_measured_batch_sizes(
 
 
 def test_no_reach_target_gives_no_schedule_but_says_what_to_run() -> None:
-    fit = fit_of(target(1.0, (100, 80), protocol="gain"))
+    fit = fit_of(target(1.0, 100, protocol="gain"))
     with pytest.raises(NotEnoughDataError, match="from scratch"):
         recommend(fit)
     attached = attach_schedules(fit)
@@ -164,7 +177,7 @@ def test_no_reach_target_gives_no_schedule_but_says_what_to_run() -> None:
 
 
 def test_several_groups_need_a_name_and_a_wrong_one_lists_them() -> None:
-    fit = fit_of(target(1.0, (100, 80)), groups=2)
+    fit = fit_of(target(1.0, 100), groups=2)
     with pytest.raises(SurgeError, match="optimizer o0, optimizer o1"):
         recommend(fit)
     with pytest.raises(UnknownNameError, match="optimizer o1"):
@@ -173,6 +186,6 @@ def test_several_groups_need_a_name_and_a_wrong_one_lists_them() -> None:
 
 
 def test_negative_examples_are_refused() -> None:
-    schedule = recommend(fit_of(target(1.0, (100, 80))))
+    schedule = recommend(fit_of(target(1.0, 100)))
     with pytest.raises(SurgeError, match="from 0"):
         schedule.lr(-1)

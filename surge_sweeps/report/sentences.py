@@ -14,6 +14,7 @@ from surge_sweeps.fitting.result import (
 )
 from surge_sweeps.report.numbers import batch_text, count_text, list_text, loss_text, lr_text, plural
 from surge_sweeps.report.words import CANNOT_TELL, VERDICTS, target_label
+from surge_sweeps.schedule import MEASURED
 
 #: A sentence with more phases than this is left to the table.
 MOST_PHASES = 4
@@ -129,8 +130,8 @@ def _cautions(schedule: ScheduleRecord) -> list[str]:
         )
     elif beyond:
         found.append("All of it is extrapolated.")
-    if schedule.law == "measured":
-        found.append("The law is open, so these learning rates rest on the measured optima alone.")
+    if schedule.law == MEASURED:
+        found.append("No law is established, so these learning rates rest on the measured optima alone.")
     return found
 
 
