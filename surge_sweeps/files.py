@@ -6,12 +6,27 @@ import os
 import tempfile
 from pathlib import Path
 
+from surge_sweeps.errors import SurgeError
+
 
 def write_bytes(path: Path, content: bytes) -> bool:
     """Write a file atomically; its folder is made. Return whether anything changed on disk.
 
     A reader sees the old file or the new one, never a part. A file that already holds `content` is left untouched.
+
+    Raises:
+        SurgeError: the file cannot be written there.
     """
+    try:
+        return _replace(path, content)
+    except OSError as error:
+        raise SurgeError(
+            f"{str(path)!r} cannot be written: {error.strerror or error}.",
+            "Choose a folder that you may write to.",
+        ) from error
+
+
+def _replace(path: Path, content: bytes) -> bool:
     if path.is_file() and path.read_bytes() == content:
         return False
     path.parent.mkdir(parents=True, exist_ok=True)

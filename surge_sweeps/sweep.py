@@ -35,6 +35,8 @@ SCRIPT_COMMAND = ("${env}", "${interpreter}", "${program}", "${args}")
 #: How an agent calls the built-in trainer.
 BUILTIN_COMMAND = ("${env}", "${interpreter}", "-m", "surge_sweeps.training", "${args}")
 
+#: Beyond this no number is a learning rate, a batch size or a seed, and whole ones no longer fit a float.
+_LARGEST = 2**53
 _PARAMETER_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 _NUMBER_AS_TEXT = re.compile(r"\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*")
 
@@ -60,14 +62,20 @@ def _canonical(value: Scalar) -> Scalar:
 
 @dataclass(frozen=True)
 class Trial:
-    """One run to do: every parameter it is called with, the axes `lr`, `batch_size` and `seed` included."""
+    """One run to do.
+
+    Attributes:
+        parameters: everything it is called with, the axes `lr`, `batch_size` and `seed` included.
+        script: what is called, for a user's own script; empty for the built-in trainer.
+    """
 
     parameters: Mapping[str, Scalar]
+    script: str = ""
 
     @property
     def trial_id(self) -> str:
-        """See `trial_id`."""
-        return trial_id(self.parameters)
+        """See `trial_id`; two scripts called with the same parameters are two trials."""
+        return trial_id({**self.parameters, " script": self.script} if self.script else self.parameters)
 
     @property
     def lr(self) -> float:
@@ -138,7 +146,13 @@ class Sweep:
             raise SweepFileError("every learning rate must be positive.", f"It has: {list(self.lr)}.")
         if not all(value >= 1 for value in self.batch_size):
             raise SweepFileError("every batch size must be 1 or more.", f"It has: {list(self.batch_size)}.")
-        for name in self.constants:
+        for name, value in self.constants.items():
+            if name in AXES:
+                raise SweepFileError(
+                    f"{name!r} is an axis of the sweep, not a constant.", f"Give it as values of {name}."
+                )
+            if isinstance(value, float) and not math.isfinite(value):
+                raise SweepFileError(f"the value of {name!r} is {value!r}.", "Give a finite number.")
             if not _PARAMETER_NAME.fullmatch(name):
                 raise SweepFileError(
                     f"{name!r} is not a parameter name W&B takes.", "Use letters, digits, '_', '.' and '-'."
@@ -149,19 +163,17 @@ class Sweep:
         return list(self._each_trial())
 
     def _each_trial(self) -> Iterator[Trial]:
+        script = "" if self.is_builtin else json.dumps([*self.command, self.program])
         for batch_size in self.batch_size:
             for lr in self.lr:
                 for seed in self.seed:
-                    yield Trial({**self.constants, "lr": lr, "batch_size": batch_size, "seed": seed})
+                    axes = {"lr": lr, "batch_size": batch_size, "seed": seed}
+                    yield Trial({**self.constants, **axes}, script)
 
     @property
     def sweep_id(self) -> str:
         """Stable id: the same grid with the same constants and command is the same sweep, whatever its name."""
-        content = [
-            list(self.command),
-            self.program,
-            sorted(trial.trial_id for trial in self._each_trial()),
-        ]
+        content = sorted(trial.trial_id for trial in self._each_trial())
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]
 
     @property
@@ -264,8 +276,9 @@ class _SweepReader:
             for name, spec in parameters.items()
             if name not in AXES
         }
+        if "run_cap" in data:
+            raise SweepFileError("run_cap would leave trials of the grid out.", "Remove the key run_cap.")
         known = ("name", "method", "metric", "program", "command", "parameters")
-        metric = data.get("metric")
         return Sweep(
             lr=tuple(float(value) for value in self._axis("lr", parameters["lr"])),
             batch_size=tuple(self._whole("batch_size", parameters["batch_size"])),
@@ -274,9 +287,23 @@ class _SweepReader:
             command=self._command(data),
             program=str(data["program"]) if data.get("program") is not None else None,
             name=str(data.get("name", "surge")),
-            loss=str(metric["name"]) if isinstance(metric, dict) and "name" in metric else "eval/loss",
+            loss=self._loss(data.get("metric")),
             extra={key: value for key, value in data.items() if key not in known},
         )
+
+    def _loss(self, metric: object) -> str:
+        if metric is None:
+            return "eval/loss"
+        if (
+            not isinstance(metric, dict)
+            or "name" not in metric
+            or metric.get("goal", "minimize") != "minimize"
+        ):
+            raise SweepFileError(
+                f"'metric' is {metric!r}.",
+                "Write 'metric: {name: eval/loss, goal: minimize}': a loss to minimise.",
+            )
+        return str(metric["name"])
 
     def _command(self, data: Mapping[str, object]) -> tuple[str, ...]:
         command = data.get("command")
@@ -303,7 +330,9 @@ class _SweepReader:
             )
         if any(isinstance(value, str) for value in values):
             raise self._text_for_number(name, values)
-        if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+        if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values) or any(
+            abs(value) > _LARGEST for value in values
+        ):
             raise SweepFileError(f"the values of {name!r} are not all numbers: {values}.")
         return values
 

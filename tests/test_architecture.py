@@ -19,7 +19,7 @@ BASE = {"errors", "extras", "files"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "extras": {"errors"},
-    "files": set(),
+    "files": {"errors"},
     "axes": {"errors"},
     "sweep": BASE | {"axes"},
     "curves": BASE,

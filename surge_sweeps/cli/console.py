@@ -35,15 +35,23 @@ def run(app: Callable[[], object]) -> None:
     """Run a command; what the user can mend is printed as a sentence and the next step, exit 1."""
     try:
         app()
+    except SystemExit as ended:
+        # Typer turns Ctrl-C into a silent exit.
+        if ended.code == EXIT_INTERRUPTED:
+            err.print("stopped.")
+        raise
     except Interrupted as error:
         _complain(error)
         sys.exit(EXIT_INTERRUPTED)
     except SurgeError as error:
         _complain(error)
         sys.exit(EXIT_ERROR)
-    except KeyboardInterrupt:
-        err.print("stopped.")
-        sys.exit(EXIT_INTERRUPTED)
+    except OSError as error:
+        where = f"{str(error.filename)!r}: " if error.filename else ""
+        _complain(
+            SurgeError(f"{where}{error.strerror or error}.", "Check that the folder can be read and written.")
+        )
+        sys.exit(EXIT_ERROR)
 
 
 def _complain(error: SurgeError) -> None:
@@ -79,7 +87,7 @@ def progress_bar(title: str, *, quiet: bool) -> Iterator[ProgressCallback]:
 def say(text: str, *, quiet: bool = False) -> None:
     """One line about what is going on."""
     if not quiet:
-        err.print(text, highlight=False, soft_wrap=True)
+        err.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def show_page(path: Path) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
+from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
 import typer
-import yaml
 
 from surge_sweeps import axes
 from surge_sweeps.cli.console import out, progress_bar, run, say, show_page, typer_app
@@ -79,9 +80,15 @@ def new(
         name=name or output.stem,
         loss=loss,
     )
-    sweep.write(output, header=f"Run it with: surge-sweep launch {output}   or: wandb sweep {output}")
+    if sweep.is_builtin:
+        from surge_sweeps.training import TrialConfig
+
+        TrialConfig.from_parameters(sweep.trials()[0].parameters)
+    file = shlex.quote(str(output))
+    sweep.write(output, header=f"Run it with: surge-sweep launch {file}   or: wandb sweep {file}")
     cost = sweep.cost_examples()
-    out.print(f"{output}: {_size(sweep)}" + (f", at most {cost:,} examples" if cost is not None else ""))
+    bound = f", at most {cost:,} examples" if cost is not None else ""
+    out.print(f"{output}: {_size(sweep)}{bound}", markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -110,7 +117,10 @@ def launch(
     finally:
         store.close()
     _tell(result)
-    out.print(f"Next: surge-report {name}")
+    if result.already_done or result.ended:
+        command = ["surge-report", name, *(["--uri", uri] if uri else [])]
+        command += ["--loss-column", sweeps[0].loss] if sweeps[0].loss != "eval/loss" else []
+        out.print(f"Next: {shlex.join(command)}", markup=False, highlight=False, soft_wrap=True)
     if result.missing:
         raise typer.Exit(1)
 
@@ -157,28 +167,29 @@ def _size(sweep: Sweep) -> str:
 
 def _tell(result: LaunchResult) -> None:
     out.print(result.summary(), highlight=False)
-    for trial, reason in sorted(result.failures.items())[:5]:
-        out.print(f"  {trial}: {reason}", markup=False, highlight=False, soft_wrap=True)
+    reasons = Counter(result.failures.values())
+    for reason, count in reasons.most_common(5):
+        who = "1 trial" if count == 1 else f"{count} trials"
+        out.print(f"  {who}: {reason}", markup=False, highlight=False, soft_wrap=True)
     if result.missing:
         out.print("Call the same command again to run the missing trials.")
 
 
 def _constant(item: str) -> tuple[str, Scalar]:
+    """NAME=VALUE with the value a whole number, a number, true or false, else text, just as typed."""
     name, equals, text = item.partition("=")
     if not equals or not name:
         raise SurgeError(
             f"--set {item!r} has no value.", "Write --set NAME=VALUE, as in --set optimizer=adamw."
         )
-    try:
-        # `1e-3` is text in YAML but a number to everyone who types it here.
-        return name, float(text) if "e" in text.lower() else _scalar(text)
-    except ValueError:
-        return name, _scalar(text)
-
-
-def _scalar(text: str) -> Scalar:
-    value = yaml.safe_load(text)
-    return value if isinstance(value, str | int | float | bool) else text
+    if text in ("true", "false"):
+        return name, text == "true"
+    for read in (int, float):
+        try:
+            return name, read(text)
+        except ValueError:
+            continue
+    return name, text
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ from surge_sweeps.fitting.detectable import AICC_MARGIN
 from surge_sweeps.fitting.laws import LawFits
 from surge_sweeps.fitting.likelihood import SD_FLOOR
 from surge_sweeps.fitting.optima import Optima
+from surge_sweeps.fitting.result import LawFit
 from surge_sweeps.fitting.surge_gates import SurgeEvidence, best_scatter
 from surge_sweeps.theory import peak_to_plateau
 
@@ -81,10 +82,36 @@ def next_runs(optima: Optima, law_fits: LawFits, evidence: SurgeEvidence) -> lis
 
 
 def _more_seeds(law_fits: LawFits, evidence: SurgeEvidence) -> str:
-    margin = evidence.candidate.margin
+    sd, margin = law_fits.observed.median_sd(), evidence.candidate.margin
+    # The smallest of all laws: what a simple law misses of the curve is no scatter, and more seeds would show it.
+    scatter = min(law_fits.scatter_sd[fit.name] for fit in _comparable(law_fits))
+    if scatter > sd:
+        return (
+            f"More seeds alone are unlikely to settle it: the optima scatter by {scatter:.2g} in log or more "
+            f"about every law, beyond the {sd:.2g} that the seeds explain. Add batch sizes and learning rates in "
+            "between."
+        )
     if 0 < margin <= AICC_MARGIN:
-        # The margin grows about in proportion to the number of seeds.
-        factor = min(math.ceil(1.5 * AICC_MARGIN / margin), _MOST_SEEDS)
-        return f"Add seeds: about {factor} times as many would settle whether the learning rate falls again."
-    sd = law_fits.observed.median_sd()
+        factor = _seed_factor(sd, scatter, 1.5 * AICC_MARGIN / margin)
+        if factor is None:
+            return (
+                "More seeds alone are unlikely to settle whether the learning rate falls again: add batch sizes and "
+                "learning rates in between."
+            )
+        return f"Add seeds: about {factor} times as many may settle whether the learning rate falls again."
     return f"Add seeds: four times as many would bring the standard deviation in log from {sd:.2g} to {sd / 2:.2g}."
+
+
+def _comparable(law_fits: LawFits) -> list[LawFit]:
+    """The laws with an AICc; all of them where none has one."""
+    return [fit for fit in law_fits.fits if fit.aicc is not None] or list(law_fits.fits)
+
+
+def _seed_factor(sd: float, scatter: float, gain: float) -> int | None:
+    """How many times the seeds raise the AICc margin, which goes as 1/variance, by `gain`; None above 16 times.
+
+    The variance about a law is sd^2/k + scatter^2 with k times the seeds.
+    """
+    left = (sd**2 + scatter**2) / gain - scatter**2
+    factor = math.ceil(sd**2 / left) if left > 0 else math.inf
+    return int(factor) if factor <= _MOST_SEEDS else None

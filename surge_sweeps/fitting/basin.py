@@ -27,19 +27,25 @@ class Family(NamedTuple):
     """A shape: a polynomial with these powers in u**skew (in log u for skew 0), u being the relative LR.
 
     `of_progress` tells which scale it is fitted on. In log LR a quadratic in u**skew goes as x^2 + skew x^3, so
-    skew 0 is symmetric, skew > 0 steeper towards large learning rates.
+    skew 0 is symmetric, skew > 0 steeper towards large learning rates. A `cliff` has log u and u**skew instead of
+    powers: a straight slope that ends in a steep rise.
     """
 
     name: str
     powers: tuple[int, ...]
     skew: float
     of_progress: bool
+    cliff: bool = False
 
+
+#: How much faster than the learning rate the response rises beyond a cliff's edge.
+CLIFFS = (1.0, 2.0, 3.0, 4.0, 6.0)
 
 FAMILIES: tuple[Family, ...] = (
     Family("quadratic in log LR", (0, 1, 2), 0.0, False),
     *(Family(f"quadratic in LR^{skew:g}", (0, 1, 2), skew, False) for skew in (-0.4, 0.3, 0.6, 1.0)),
     Family("cubic in log LR", (0, 1, 2, 3), 0.0, False),
+    *(Family(f"slope and LR^{skew:g}", (0, 1, 2), skew, False, cliff=True) for skew in CLIFFS),
     Family("parabola in LR", (0, 1, 2), 1.0, True),
     Family("parabola in LR through zero", (1, 2), 1.0, True),
 )
@@ -58,7 +64,7 @@ def candidates(log_deficit: bool) -> tuple[Candidate, ...]:
     """The estimators; for gains, deficit and progress are the same but for the sign, so one parabola in LR is enough.
 
     >>> len(candidates(True)), len(candidates(False))
-    (24, 21)
+    (39, 33)
     """
     families = [family for family in FAMILIES if log_deficit or family.of_progress or family.skew != 1.0]
     return tuple(Candidate(family, share) for family in families for share in WINDOWS)
@@ -99,6 +105,7 @@ class Window:
 
     `best`, `first` and `last` are columns; `low` and `high` bound where the optimum may be sought: half a grid step
     beyond the stretch, or its end where that is the end of the grid, which `grid_low` and `grid_high` tell.
+    `wall_low` and `wall_high` tell where the learning rate next to the best one is in the grid but not usable.
     """
 
     inside: BoolArray
@@ -107,6 +114,8 @@ class Window:
     high: FloatArray
     grid_low: BoolArray
     grid_high: BoolArray
+    wall_low: BoolArray
+    wall_high: BoolArray
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,12 +127,16 @@ class Minima:
 
 
 def find_window(basins: Basins, least_progress: float, n_least: int) -> Window:
-    """The window of this width, widened to hold at least `n_least` learning rates where there are so many."""
+    """The window of this width, widened to hold at least `n_least` learning rates where there are so many.
+
+    It always holds the usable neighbours of the best learning rate: without the steep side of a cliff no curve turns.
+    """
     deficit = np.where(np.isnan(basins.deficit), np.inf, basins.deficit)
     columns = np.arange(deficit.shape[2])
     best = deficit.argmin(axis=2)
     lowest = np.take_along_axis(deficit, best[..., None], 2)
     near = np.isfinite(deficit) & (deficit <= lowest + basins.tolerance(least_progress))
+    near |= np.isfinite(deficit) & (np.abs(columns - best[..., None]) == 1)
     blocked_low = np.where(~near & (columns < best[..., None]), columns, -1).max(axis=2)
     blocked_high = np.where(~near & (columns > best[..., None]), columns, deficit.shape[2]).min(axis=2)
     first, last = blocked_low + 1, blocked_high - 1
@@ -148,13 +161,13 @@ def _bounded(
     low = np.where(grid_low, x[rows, first], (x[rows, first] + x[rows, np.maximum(first - 1, 0)]) / 2)
     after = np.minimum(last + 1, n_lr - 1)
     high = np.where(grid_high, x[rows, last], (x[rows, last] + x[rows, after]) / 2)
-    return Window(inside, best, low, high, grid_low, grid_high)
+    wall_low, wall_high = (best == first) & ~grid_low, (best == last) & ~grid_high
+    return Window(inside, best, low, high, grid_low, grid_high, wall_low, wall_high)
 
 
 def design(basins: Basins, family: Family) -> FloatArray:
     """(n_batch, n_lr, n_coefficients) powers of log LR or of LR, both relative to the centre."""
-    known = _variable(np.where(np.isfinite(basins.x), basins.x, 0.0), family)
-    return np.stack([known**power for power in family.powers], axis=2)
+    return np.stack(_terms(np.where(np.isfinite(basins.x), basins.x, 0.0), family), axis=2)
 
 
 def fit_curves(basins: Basins, family: Family, window: Window) -> tuple[FloatArray, FloatArray]:
@@ -197,32 +210,59 @@ def left_out_errors(basins: Basins, family: Family, window: Window) -> FloatArra
     return basins.deficit - _deficit_of(predicted, family, basins.log_deficit)
 
 
-def find_minima(basins: Basins, family: Family, window: Window) -> Minima:
+def find_minima(basins: Basins, family: Family, window: Window, places: FloatArray | None = None) -> Minima:
     """The lowest point of each fitted curve within its window's bounds.
 
     A curve that is lowest at the end of the grid, or whose best cell is there, has its optimum beyond: +-inf. One
-    without a minimum inside takes the better end of its bounds. Fewer than three usable learning rates give NaN.
+    without a minimum inside takes the vertex of the parabola through the best cell and its neighbours; where one of
+    them is in the grid but not usable, all that is known is that the optimum lies between the best cell and it.
+    Fewer than three usable learning rates give NaN.
+
+    Args:
+        basins, family, window: what to fit, and where.
+        places: (n_batch, n_draws) in [0, 1], where between the best cell and an unusable neighbour to put an optimum
+            of which no more is known; None for halfway.
     """
     coefficients, _ = fit_curves(basins, family, window)
     turning = _turning_point(coefficients, family)
     inside = (turning > window.low) & (turning < window.high)
     at_low = curve_deficit(coefficients, family, window.low, basins.log_deficit)
     at_high = curve_deficit(coefficients, family, window.high, basins.log_deficit)
-    end = np.where(at_low <= at_high, window.low, window.high)
-    x = np.where(inside, turning, end)
+    falling = at_low > at_high
+    x = np.where(inside, turning, _without_turn(basins, window, falling, places))
     deficit = curve_deficit(coefficients, family, x, basins.log_deficit)
     ends = np.isfinite(basins.x).sum(axis=1)[:, None] - 1
-    beyond_low = (window.best == 0) | (~inside & (at_low <= at_high) & window.grid_low)
-    beyond_high = (window.best == ends) | (~inside & (at_low > at_high) & window.grid_high)
+    beyond_low = (window.best == 0) | (~inside & ~falling & window.grid_low)
+    beyond_high = (window.best == ends) | (~inside & falling & window.grid_high)
     x = np.where(beyond_low, -np.inf, np.where(beyond_high, np.inf, x))
     usable = np.isfinite(basins.deficit).sum(axis=2) >= 3
     return Minima(np.where(usable, x, np.nan), np.where(usable, deficit, np.nan))
 
 
+def _without_turn(
+    basins: Basins, window: Window, falling: BoolArray, places: FloatArray | None
+) -> FloatArray:
+    """(n_batch, n_draws) the optimum of curves that do not turn; `falling` ones are lowest at large learning rates."""
+    rows = np.arange(basins.x.shape[0])[:, None]
+    columns = [np.clip(window.best + side, 0, basins.x.shape[1] - 1) for side in (-1, 0, 1)]
+    low, best, high = (basins.x[rows, column] for column in columns)
+    z_low, z_best, z_high = (
+        np.take_along_axis(basins.deficit, column[..., None], 2)[..., 0] for column in columns
+    )
+    with np.errstate(divide="ignore", invalid="ignore"):
+        left, right = (z_best - z_low) / (best - low), (z_high - z_best) / (high - best)
+        # The slope of the parabola is `left` halfway to the lower neighbour and `right` halfway to the higher one.
+        vertex = (low + best) / 2 - left * (high - low) / 2 / (right - left)
+    share = 0.5 if places is None else places
+    beyond = np.where(falling, window.wall_high, ~window.wall_low & window.wall_high)
+    gap = best + share * (np.where(beyond, high, low) - best)
+    walled = window.wall_low | window.wall_high
+    return np.where(walled, gap, np.where(np.isfinite(vertex), vertex, best))
+
+
 def curve_deficit(coefficients: FloatArray, family: Family, x: FloatArray, log_deficit: bool) -> FloatArray:
     """The deficit of fitted curves at log LR `x` relative to the centre; shapes (..., n_coefficients) and (...)."""
-    variable = _variable(x, family)
-    value = sum(coefficients[..., i] * variable**power for i, power in enumerate(family.powers))
+    value = sum(coefficients[..., i] * term for i, term in enumerate(_terms(x, family)))
     return _deficit_of(np.asarray(value), family, log_deficit)
 
 
@@ -232,8 +272,11 @@ def _deficit_of(value: FloatArray, family: Family, log_deficit: bool) -> FloatAr
     return -np.log(np.maximum(value, _LEAST_PROGRESS)) if log_deficit else 1.0 - value
 
 
-def _variable(x: FloatArray, family: Family) -> FloatArray:
-    return np.exp(family.skew * x) if family.skew else x
+def _terms(x: FloatArray, family: Family) -> list[FloatArray]:
+    if family.cliff:
+        return [np.ones_like(x), x, np.exp(family.skew * x)]
+    variable = np.exp(family.skew * x) if family.skew else x
+    return [variable**power for power in family.powers]
 
 
 def _turning_point(coefficients: FloatArray, family: Family) -> FloatArray:
@@ -243,6 +286,9 @@ def _turning_point(coefficients: FloatArray, family: Family) -> FloatArray:
     linear, square = by_power[1], by_power[2]
     cube = by_power.get(3, np.zeros_like(square))
     with np.errstate(divide="ignore", invalid="ignore"):
+        if family.cliff:
+            turn = np.log(-linear / (square * family.skew)) / family.skew
+            return np.asarray(np.where(square > 0, turn, np.nan))
         # The root of the derivative where the curve bends upwards, in the form that holds for cube -> 0.
         variable = -linear / (square + np.sqrt(square**2 - 3 * cube * linear))
         return np.asarray(np.log(variable) / family.skew if family.skew else variable)

@@ -8,12 +8,15 @@ bootstrap of n values has (n - 1) / n of their variance, which matters at 3 runs
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from surge_sweeps.fitting.cells import Cells
 from surge_sweeps.fitting.observables import FloatArray
+
+Protocol = Literal["reach", "gain"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,12 +28,15 @@ class Resampling:
         normals: (n_batch, n_draws, n_lr) for cells of one run, which cannot be resampled.
         choices: (n_draws,) uniform on [0, 1), picks the estimator of each draw.
         rounding: (n_batch, n_draws) standard normal, for the spacing of a coarse grid.
+        places: (n_batch, n_draws) uniform on [0, 1), where between two learning rates an optimum lies of which only
+            these are known.
     """
 
     replicates: tuple[NDArray[np.int16], ...]
     normals: FloatArray
     choices: FloatArray
     rounding: FloatArray
+    places: FloatArray
 
 
 def resample(cells: Cells, n_draws: int, rng: np.random.Generator) -> Resampling:
@@ -51,16 +57,28 @@ def resample(cells: Cells, n_draws: int, rng: np.random.Generator) -> Resampling
         replicates.append(np.minimum(taken, np.maximum(counts[batch][:, None] - 1, 0).astype(np.int16)))
     normals = rng.standard_normal((n_batch, n_draws, n_lr))
     choices = rng.random(n_draws)
-    return Resampling(tuple(replicates), normals, choices, rng.standard_normal((n_batch, n_draws)))
+    rounding = rng.standard_normal((n_batch, n_draws))
+    return Resampling(tuple(replicates), normals, choices, rounding, rng.random((n_batch, n_draws)))
 
 
-def cell_responses(cells: Cells) -> FloatArray:
-    """(n_batch, n_lr) each cell's mean, its lower median where some runs are censored, NaN where it is not usable."""
+def cell_responses(cells: Cells, protocol: Protocol) -> FloatArray:
+    """(n_batch, n_lr) each cell's mean, its median where some runs are censored, NaN where it is not usable.
+
+    A censored run counts as worse than every other, and of two middle runs the worse is taken, so that a failing run
+    never improves its cell; where that median is itself censored (half of the runs are), the cell is not usable.
+
+    >>> runs = np.array([[[6.0, 6.2, 6.4, 6.6]], [[6.0, 6.2, 6.4, np.nan]]])
+    >>> cells = Cells(np.array([4.0, 8.0]), np.zeros((2, 1)), runs, np.ones(runs.shape, bool), np.isnan(runs))
+    >>> cell_responses(cells, "reach").round(3).tolist(), cell_responses(cells, "gain").round(3).tolist()
+    ([[6.3], [6.4]], [[6.3], [6.0]])
+    """
     counts = np.maximum(cells.uncensored(), 1)
     mean = np.where(np.isfinite(cells.values), cells.values, 0.0).sum(axis=2) / counts
     partly = cells.uncensored() < cells.counts()
     for batch, column in zip(*np.nonzero(partly & cells.usable()), strict=True):
-        mean[batch, column] = _lower_median(_censored_last(cells, batch, column))
+        mean[batch, column] = _worse_median(_censored_worst(cells, batch, column, protocol)[None], protocol)[
+            0
+        ]
     return np.where(cells.usable(), mean, np.nan)
 
 
@@ -74,15 +92,18 @@ def within_cell_variance(cells: Cells) -> tuple[FloatArray, NDArray[np.int64]]:
     return squares / np.maximum(freedom, 1), freedom
 
 
-def draw_responses(cells: Cells, resampling: Resampling, single_sd: FloatArray) -> FloatArray:
+def draw_responses(
+    cells: Cells, protocol: Protocol, resampling: Resampling, single_sd: FloatArray
+) -> FloatArray:
     """(n_batch, n_draws, n_lr) the response of every cell in every draw, NaN where the draw makes it unusable.
 
     Args:
         cells: the runs.
+        protocol: of the values, which tells on which side the censored runs lie.
         resampling: which runs each draw takes.
         single_sd: (n_batch,) the standard deviation of one run, for cells with a single run.
     """
-    centre = cell_responses(cells)
+    centre = cell_responses(cells, protocol)
     result = np.empty(resampling.normals.shape)
     for batch, replicates in enumerate(resampling.replicates):
         result[batch] = _resampled_means(cells, batch, replicates, centre[batch])
@@ -91,10 +112,9 @@ def draw_responses(cells: Cells, resampling: Resampling, single_sd: FloatArray) 
         result[batch] = np.where(single, spread, result[batch])
         partly = (cells.uncensored() < cells.counts())[batch] & np.isfinite(centre[batch])
         for column in np.nonzero(partly)[0]:
-            runs = _censored_last(cells, batch, int(column))
-            taken = np.sort(runs[replicates[:, column, : runs.size]], axis=1)
-            median = taken[:, (runs.size - 1) // 2]
-            result[batch, :, column] = np.where(np.isfinite(median), median, np.nan)
+            runs = _censored_worst(cells, batch, int(column), protocol)
+            taken = runs[replicates[:, column, : runs.size]]
+            result[batch, :, column] = _worse_median(taken, protocol)
     return result
 
 
@@ -111,10 +131,14 @@ def _resampled_means(
     return np.asarray(centre + mean * np.sqrt(counts / np.maximum(counts - 1, 1)))
 
 
-def _censored_last(cells: Cells, batch: int, column: int) -> FloatArray:
+def _censored_worst(cells: Cells, batch: int, column: int, protocol: Protocol) -> FloatArray:
     runs = cells.values[batch, column][cells.exists[batch, column]]
-    return np.where(np.isfinite(runs), runs, np.inf)
+    return np.where(np.isfinite(runs), runs, np.inf if protocol == "reach" else -np.inf)
 
 
-def _lower_median(runs: FloatArray) -> float:
-    return float(np.sort(runs)[(runs.size - 1) // 2])
+def _worse_median(runs: FloatArray, protocol: Protocol) -> FloatArray:
+    """(n_draws,) the median of each row of runs, the worse of the two middle ones; NaN where that is censored."""
+    n_run = runs.shape[1]
+    middle = n_run // 2 if protocol == "reach" else (n_run - 1) // 2
+    median = np.sort(runs, axis=1)[:, middle]
+    return np.where(np.isfinite(median), median, np.nan)

@@ -42,10 +42,9 @@ class Cells:
         return np.asarray(np.isfinite(self.values).sum(axis=2), dtype=np.int64)
 
     def usable(self) -> BoolArray:
-        """(n_batch, n_lr) cells that can hold the optimum: at most half of the runs censored, or diverged."""
+        """(n_batch, n_lr) cells that can hold the optimum: less than half of the runs censored, or diverged."""
         counts = self.counts()
-        enough = 2 * self.uncensored() >= counts
-        return np.asarray((counts > 0) & enough & (2 * self.diverged.sum(axis=2) <= counts))
+        return np.asarray((2 * self.uncensored() > counts) & (2 * self.diverged.sum(axis=2) < counts))
 
     def trains(self) -> BoolArray:
         """(n_batch, n_lr) cells where more than half of the runs did not diverge."""

@@ -48,11 +48,6 @@ class CurveGrid:
         """G, the number of curves."""
         return math.prod(axis.size for axis in self.axes)
 
-    @property
-    def cell_volume(self) -> float:
-        """Volume of one cell, in the coordinates of the axes."""
-        return math.prod(float(axis[1] - axis[0]) for axis in self.axes if axis.size > 1)
-
     def shape(self) -> dict[str, FloatArray]:
         """Shape parameter name -> (G,) values."""
         if self.layout == "none":

@@ -183,23 +183,10 @@ def _peak_slope(fitted: list[_Fitted]) -> Slope:
     shown = [one for one in fitted if one.record.b_peak.status == "identified"]
     if len(shown) < MIN_TARGETS:
         return Slope()
-    draws = []
-    for one in shown:
-        law = (
-            one.verdict.law
-            if one.verdict.name == "surge" and one.verdict.law
-            else _better_surge_law(one.law_fits)
-        )
-        draws.append(b_peak_draws(one.optima, law, one.law_fits.scatter_sd[law]))
+    # B_peak is identified only under a surge, which has its law.
+    laws = [(one, one.verdict.law) for one in shown if one.verdict.law]
+    draws = [b_peak_draws(one.optima, law, one.law_fits.scatter_sd[law]) for one, law in laws]
     return _slope(shown, [one.record.b_peak for one in shown], draws)
-
-
-def _better_surge_law(law_fits: LawFits) -> str:
-    def aicc(name: str) -> float:
-        value = law_fits.fit(name).aicc
-        return np.inf if value is None else value
-
-    return min(("surge", "surge_plateau"), key=aicc)
 
 
 def _critical_slope(fitted: list[_Fitted]) -> Slope:

@@ -26,11 +26,15 @@ _SIMPLE: tuple[VerdictName, ...] = ("constant", "sqrt", "linear")
 def law_class(fit: LawFit, batch_sizes: FloatArray) -> VerdictName:
     """The simplest class whose curve equals the fitted one within `SAME_WITHIN` at the measured batch sizes.
 
-    A surge law that peaks beyond the largest batch size is a saturation there, as is one with kappa <= 1.
+    A surge law that peaks at or beyond the largest batch size is a saturation there, as is one with kappa <= 1; one
+    that peaks at or below the smallest only falls, which is a power.
 
     >>> far = LawFit(name="adam_saturation", parameters={"a": 1.0, "b_s": 1e6}, aicc=0.0, weight=1.0)
     >>> law_class(far, np.array([4.0, 64.0, 512.0])), law_class(far, np.array([1e4, 1e6, 1e8]))
     ('sqrt', 'saturation')
+    >>> early = LawFit(name="surge", parameters={"eps_max": 1.0, "b_noise": 4.0}, aicc=0.0, weight=1.0)
+    >>> law_class(early, np.array([4.0, 64.0])), law_class(early, np.array([1.0, 4.0, 64.0]))
+    ('power', 'surge')
     """
     curve = np.log(np.broadcast_to(LAWS[fit.name].evaluate(batch_sizes, **fit.parameters), batch_sizes.shape))
     for name in _SIMPLE:
@@ -40,7 +44,18 @@ def law_class(fit: LawFit, batch_sizes: FloatArray) -> VerdictName:
     if LAWS[fit.name].verdict != "surge":
         return LAWS[fit.name].verdict
     peak = peak_batch_size(fit.name, fit.parameters)
-    return "saturation" if peak is None or peak >= batch_sizes[-1] else "surge"
+    if peak is None or peak >= batch_sizes[-1]:
+        return "saturation"
+    return "power" if peak <= batch_sizes[0] else "surge"
+
+
+def law_rises(fit: LawFit) -> bool:
+    """Whether a law of the class "power" rises; a surge law is of that class where it only falls.
+
+    >>> law_rises(LawFit(name="power", parameters={"a": 1.0, "alpha": -0.1}, aicc=None, weight=None))
+    False
+    """
+    return fit.parameters["alpha"] > 0 if fit.name == "power" else LAWS[fit.name].verdict != "surge"
 
 
 def class_weights(law_fits: LawFits) -> dict[VerdictName, float]:

@@ -2,16 +2,15 @@
 
 Each law's likelihood is laid out on a dense grid of its shape parameters with level and extra scatter solved for, its
 best cell is polished, and the laws are compared by AICc; the extra scatter counts as a parameter. The same grids
-give the profile intervals of B_peak, kappa and the ratio of peak to plateau, and the uncertainty of predictions.
+give the profile intervals of B_peak, kappa, B_noise and the exponent of the power law.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from surge_sweeps.errors import NotEnoughDataError, UnknownNameError
 from surge_sweeps.fitting.curve_grid import CurveGrid, curve_grids
@@ -27,7 +26,7 @@ from surge_sweeps.fitting.profile import (
     profile_ends,
 )
 from surge_sweeps.fitting.result import Interval, LawFit
-from surge_sweeps.fitting.surge_family import B_PEAK, FAMILY_PARAMETERS, KAPPA, PLATEAU_RATIO, SurgeFamily
+from surge_sweeps.fitting.surge_family import B_PEAK, FAMILY_PARAMETERS, KAPPA, SurgeFamily
 from surge_sweeps.theory import LAWS, peak_batch_size
 
 FloatArray = NDArray[np.float64]
@@ -40,18 +39,12 @@ _B_NOISE = {
     "surge_plateau": ("b_s/kappa", "B_noise = B_s/kappa of the surge law with plateau"),
 }  # fmt: skip
 
+_ALPHA = "exponent alpha of the power law: the optimal learning rate is proportional to B^alpha"
+
 #: Fewest optima (values and bounds; values alone) to which laws are fitted.
 MIN_OPTIMA, MIN_VALUES = 4, 3
 
 _ZOOM = 15.0  # log likelihood below the best down to which the second grid of a law reaches
-_PRUNE = 12.0  # log likelihood below the best at which a cell adds nothing to a prediction's uncertainty
-
-
-class Prediction(NamedTuple):
-    """Log of the optimal LR and its standard deviation, of the shape of the batch sizes asked for."""
-
-    log_lr: FloatArray
-    sd: FloatArray
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,8 +56,7 @@ class LawFits:
         reason: why there is no fit, else empty.
         scatter_sd: law name -> extra scatter of log LR beyond the seeds, at the best fit.
         monotone_plateau_aicc: AICc of the plateau law held to kappa <= 1, where it cannot fall; None if undefined.
-        b_peak, kappa, plateau_ratio: 95% profile intervals over the surge laws; an end beyond the measured batch
-            sizes is open.
+        b_peak, kappa: 95% profile intervals over the surge laws; an end beyond the measured batch sizes is open.
     """
 
     observed: Observations
@@ -74,7 +66,6 @@ class LawFits:
     monotone_plateau_aicc: float | None = None
     b_peak: Interval = field(default_factory=lambda: Interval(definition=B_PEAK))
     kappa: Interval = field(default_factory=lambda: Interval(definition=KAPPA))
-    plateau_ratio: Interval = field(default_factory=lambda: Interval(definition=PLATEAU_RATIO))
     _grids: LawGrids = field(default_factory=dict, repr=False)
 
     def fit(self, law_name: str) -> LawFit:
@@ -85,31 +76,14 @@ class LawFits:
             raise NotEnoughDataError("no law was fitted.", self.reason)
         return next(fit for fit in self.fits if fit.name == law_name)
 
-    def predict(self, law_name: str, batch_size: ArrayLike) -> Prediction:
-        """Log of the optimal LR under one law, with the uncertainty of that law's parameters.
-
-        The value is that of the best fit; the standard deviation is around it, over the likelihood of the law's
-        whole grid. Whether the law holds at this batch size is not part of it.
-
-        Raises:
-            UnknownNameError, NotEnoughDataError: as `fit`.
-        """
-        fit = self.fit(law_name)
-        b = np.atleast_1d(np.asarray(batch_size, float))
-        log_lr = np.log(np.broadcast_to(LAWS[law_name].evaluate(b, **fit.parameters), b.shape))
-        best = max(float(levels.log_likelihood.max()) for _, levels in self._grids[law_name])
-        total, square = 0.0, np.zeros(b.shape)
-        for grid, levels in self._grids[law_name]:
-            rows, columns = np.nonzero(levels.log_likelihood > best - _PRUNE)
-            if not rows.size:
-                continue
-            weight = np.exp(levels.log_likelihood[rows, columns] - best) * grid.cell_volume
-            chosen, position = np.unique(rows, return_inverse=True)
-            off = levels.level[rows, columns][:, None] + grid.curves(b, chosen)[position] - log_lr
-            square = square + weight @ (off**2 + levels.level_variance[rows, columns][:, None])
-            total += float(weight.sum())
-        shape = np.shape(batch_size)
-        return Prediction(log_lr.reshape(shape), np.sqrt(square / total).reshape(shape))
+    def exponent(self) -> Interval:
+        """Exponent alpha of the power law. Raises `NotEnoughDataError` where no law was fitted."""
+        estimate = self.fit("power").parameters["alpha"]
+        grid, levels = self._grids["power"][0]
+        near = levels.log_likelihood.max(axis=1)
+        threshold = deviance_threshold(self.observed.log_lr.size, len(LAWS["power"].parameters))
+        ends = profile_ends(grid.shape()["alpha"], near, float(near.max()), threshold)
+        return interval(estimate, around(ends, estimate), _ALPHA)
 
     def b_noise(self, law_name: str) -> Interval:
         """B_noise under one law, each with its own definition; not identified for a law that has none.
@@ -175,7 +149,6 @@ def fit_laws(optima: Optima) -> LawFits:
     family = SurgeFamily(
         rising, peaked, grids["surge"][0], deviance_threshold(n, FAMILY_PARAMETERS), b_min, b_max
     )
-    kappa = family.kappa(best["surge_plateau"].parameters["kappa"])
     return LawFits(
         observed,
         tuple(
@@ -185,8 +158,7 @@ def fit_laws(optima: Optima) -> LawFits:
         scatter_sd={name: found.scatter_sd for name, found in best.items()},
         monotone_plateau_aicc=aicc(polish(observed, *rising).log_likelihood, FAMILY_PARAMETERS, n),
         b_peak=family.b_peak(_peak_estimate(best, criteria)),
-        kappa=kappa,
-        plateau_ratio=family.plateau_ratio(kappa),
+        kappa=family.kappa(best["surge_plateau"].parameters["kappa"]),
         _grids=grids,
     )
 

@@ -9,13 +9,13 @@ and the doubt about the shape.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from scipy.stats import t
 
 from surge_sweeps.fitting.basin import Basins, Minima, candidates, curve_deficit, find_window, fit_curves
 from surge_sweeps.fitting.bootstrap import (
+    Protocol,
     Resampling,
     cell_responses,
     draw_responses,
@@ -33,6 +33,7 @@ from surge_sweeps.fitting.selection import (
     likeliest,
     misfit,
     residual_sd,
+    shape_doubt,
 )
 
 #: Degrees of freedom that a batch size's pooled variance counts for in the variance of one cell.
@@ -73,7 +74,7 @@ class _Scale:
         return self.sign * (self.best.reshape(shape) - response) / self.unit.reshape(shape)
 
 
-def find_optima(cells: Cells, protocol: Literal["reach", "gain"], resampling: Resampling) -> OptimumSearch:
+def find_optima(cells: Cells, protocol: Protocol, resampling: Resampling) -> OptimumSearch:
     """Optimal learning rate, interval draws and flat band at every batch size.
 
     Args:
@@ -81,7 +82,7 @@ def find_optima(cells: Cells, protocol: Literal["reach", "gain"], resampling: Re
         protocol: `reach`, values are log steps, lower is better; `gain`, values are loss decreases, higher is better.
         resampling: the runs each draw takes (`bootstrap.resample`), shared by targets on the same runs.
     """
-    responses = cell_responses(cells)
+    responses = cell_responses(cells, protocol)
     scale = _scale(cells, responses, protocol)
     weights, run_sd = _weights(cells, scale.deficit(responses), scale.unit)
     basins = Basins(
@@ -89,17 +90,23 @@ def find_optima(cells: Cells, protocol: Literal["reach", "gain"], resampling: Re
     )
     validation = candidate_weights(basins)
     single_sd = np.where(np.isfinite(run_sd), run_sd, residual_sd(basins, validation))
-    drawn = scale.deficit(draw_responses(cells, resampling, single_sd * scale.unit))
-    minima = draw_minima(Basins(basins.x, weights, drawn, basins.log_deficit), validation, resampling.choices)
+    drawn = scale.deficit(draw_responses(cells, protocol, resampling, single_sd * scale.unit))
+    minima = draw_minima(
+        Basins(basins.x, weights, drawn, basins.log_deficit),
+        validation,
+        resampling.choices,
+        resampling.places,
+    )
     value = combine_minima(
         [candidate_minima(basins, candidate) for candidate in candidates(basins.log_deficit)], validation
     )
     minima = _widen(minima, value, _widening(cells, basins, validation))
-    optima = _optima(cells, protocol, scale, value, minima, resampling)
+    doubt = shape_doubt(basins, validation) if np.isfinite(run_sd).all() else 0.0
+    optima = _optima(cells, protocol, scale, value, minima, resampling, doubt)
     return OptimumSearch(optima, _flat_bands(cells, basins, scale, validation, single_sd, optima), validation)
 
 
-def _scale(cells: Cells, responses: FloatArray, protocol: Literal["reach", "gain"]) -> _Scale:
+def _scale(cells: Cells, responses: FloatArray, protocol: Protocol) -> _Scale:
     sign = -1.0 if protocol == "reach" else 1.0
     score = np.where(np.isfinite(responses), sign * responses, -np.inf)
     rows = np.arange(score.shape[0])
@@ -153,14 +160,20 @@ def _widen(drawn: Minima, value: Minima, factor: float) -> Minima:
 
 
 def _optima(
-    cells: Cells, protocol: str, scale: _Scale, value: Minima, drawn: Minima, resampling: Resampling
+    cells: Cells,
+    protocol: str,
+    scale: _Scale,
+    value: Minima,
+    drawn: Minima,
+    resampling: Resampling,
+    doubt: float,
 ) -> Optima:
     status = tuple(_status(cells, batch, value.x[batch]) for batch in range(cells.batch_sizes.size))
     known = np.array([name == "ok" for name in status])
     found = np.array([name in ("ok", "edge_low", "edge_high") for name in status])
     low, high = np.nanmin(cells.log_lr, axis=1), np.nanmax(cells.log_lr, axis=1)
     log_lr = np.where(value.x == np.inf, high, np.where(value.x == -np.inf, low, value.x + scale.centre))
-    unseen = np.hypot(_quantisation_sd(cells), _SHAPE_SD)[:, None] * resampling.rounding
+    unseen = np.hypot(_quantisation_sd(cells, doubt), _SHAPE_SD)[:, None] * resampling.rounding
     draws = np.where(found[:, None], drawn.x + scale.centre[:, None] + unseen, np.nan)
     log_steps = np.full_like(log_lr, np.nan)
     log_steps_draws = np.full_like(draws, np.nan)
@@ -189,8 +202,11 @@ def _status(cells: Cells, batch: int, x: float) -> OptimumStatus:
     return "edge_high" if x > 0 else "edge_low"
 
 
-def _quantisation_sd(cells: Cells) -> FloatArray:
-    """(n_batch,) sd of log LR that the grid's spacing leaves open where neighbours are more than a factor 2 apart."""
+def _quantisation_sd(cells: Cells, doubt: float) -> FloatArray:
+    """(n_batch,) sd of log LR that the grid's spacing leaves open.
+
+    All of it where neighbours are more than a factor 2 apart; else the share `doubt` by which no shape fits.
+    """
     steps = np.diff(cells.log_lr, axis=1)
     counts = np.isfinite(steps).sum(axis=1)
     ordered = np.sort(np.where(np.isfinite(steps), steps, np.inf), axis=1)
@@ -198,7 +214,8 @@ def _quantisation_sd(cells: Cells) -> FloatArray:
         return np.zeros(steps.shape[0])
     median = ordered[np.arange(steps.shape[0]), np.maximum(counts - 1, 0) // 2]
     coarse = np.isfinite(median) & (median > np.log(2.0) + 1e-3)
-    return np.where(coarse, np.where(coarse, median, 0.0) / np.sqrt(12.0), 0.0)
+    share = np.where(coarse, 1.0, doubt)
+    return np.asarray(np.where(np.isfinite(median), median, 0.0) * share / np.sqrt(12.0))
 
 
 def _flat_bands(

@@ -69,6 +69,8 @@ def _optimum(record: OptimalLR) -> str:
 
 def _interval(interval: Interval) -> str:
     if interval.status == "not_identified":
+        if interval.low is not None and interval.high is not None:
+            return f"not established; if any, {interval.low:.3g} to {interval.high:.3g}"
         return "not identified"
     if interval.status == "lower_bound":
         return f"above {interval.low:.3g}" if interval.low is not None else "not identified"

@@ -1,4 +1,4 @@
-"""Profile intervals over the whole family of surge laws: where the peak is, how strong the surge, how high the peak.
+"""Profile intervals over the whole family of surge laws: where the peak is, how strong the surge.
 
 The family is the law with a plateau together with its limit, the plain surge law (kappa to infinity). Its members
 with kappa <= 1 only rise, which is a peak at infinity: where they are not excluded, B_peak has no upper end.
@@ -15,7 +15,7 @@ from surge_sweeps.fitting.curve_grid import CurveGrid
 from surge_sweeps.fitting.likelihood import LevelFit
 from surge_sweeps.fitting.profile import Ends, around, exp_ends, interval, profile_ends
 from surge_sweeps.fitting.result import Interval
-from surge_sweeps.theory import LAWS, peak_to_plateau
+from surge_sweeps.theory import LAWS
 
 FloatArray = NDArray[np.float64]
 
@@ -23,7 +23,6 @@ B_PEAK = (
     "batch size at which the optimal learning rate is largest, under the surge laws with and without plateau"
 )
 KAPPA = "strength of the surge: off-diagonal sign curvature over tr H; the optimal learning rate falls if it is above 1"
-PLATEAU_RATIO = "optimal learning rate at its peak over its value at infinite batch size; 1 without a surge"
 
 #: Parameters of the family's curves: level, B_s and kappa.
 FAMILY_PARAMETERS = len(LAWS["surge_plateau"].parameters)
@@ -66,13 +65,6 @@ class SurgeFamily:
         low = None if ends.low is None else float(np.expm1(ends.low))
         high = None if ends.high is None or self._inside(self.surge) else float(np.expm1(ends.high))
         return interval(estimate, around(Ends(low, high), estimate), KAPPA)
-
-    def plateau_ratio(self, kappa: Interval) -> Interval:
-        """Interval of the ratio of peak to plateau, from that of kappa; its low end is open where 1 is inside."""
-        low = None if kappa.low is None or kappa.low <= 1 else float(peak_to_plateau(kappa.low))
-        high = None if kappa.high is None else float(peak_to_plateau(kappa.high))
-        estimate = None if kappa.estimate is None else float(peak_to_plateau(kappa.estimate))
-        return interval(estimate, Ends(low, high), PLATEAU_RATIO)
 
     def _best(self) -> float:
         return max(float(levels.log_likelihood.max()) for _, levels in (self.rising, self.peaked, self.surge))

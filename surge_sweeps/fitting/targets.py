@@ -16,6 +16,7 @@ import pandas as pd
 
 from surge_sweeps.curves import LossCurves
 from surge_sweeps.fitting.observables import (
+    BoolArray,
     FloatArray,
     Responses,
     RunningMinimum,
@@ -91,10 +92,7 @@ def reach_targets(
     problems: list[str] = []
     chosen = list(choose_losses(curves, lowest)) if losses is None else sorted(losses, reverse=True)
     if not chosen:
-        problems.append(
-            f"no loss is reached by {MIN_BATCH_SIZES} batch sizes at {MIN_LEARNING_RATES} learning rates each"
-            f" after at least {MIN_STEPS} steps: train longer, or add batch sizes and learning rates that learn"
-        )
+        problems.append(_why_no_loss(lowest))
         return None, problems
     first = (
         float(np.nanmedian(lowest.first_losses())) if np.isfinite(lowest.first_losses()).any() else math.nan
@@ -110,6 +108,19 @@ def reach_targets(
     return TargetRuns(targets, curves, steps_to_losses(lowest, chosen)), problems
 
 
+def _why_no_loss(lowest: RunningMinimum) -> str:
+    last = lowest.last_losses()
+    if (last <= 0).any():
+        return (
+            f"losses fall to {np.nanmin(last):.3g}, and losses to reach are only chosen among positive ones: give"
+            " some with --target-losses"
+        )
+    return (
+        f"no loss is reached by {MIN_BATCH_SIZES} batch sizes at {MIN_LEARNING_RATES} learning rates each"
+        f" after at least {MIN_STEPS} steps: train longer, or add batch sizes and learning rates that learn"
+    )
+
+
 def gain_targets(curves: LossCurves, horizon_steps: int | None = None) -> tuple[list[TargetRuns], list[str]]:
     """One target per common checkpoint, highest loss first, and what was found wrong.
 
@@ -122,27 +133,37 @@ def gain_targets(curves: LossCurves, horizon_steps: int | None = None) -> tuple[
     for checkpoint in sorted(curves.runs["start_checkpoint"].astype(str).unique()):
         runs = curves.select(curves.runs["start_checkpoint"].astype(str) == checkpoint)
         steps = horizon_steps if horizon_steps is not None else common_last_step(runs)
-        if steps is None or "start_loss" not in runs.runs:
-            why = "every run diverged" if steps is None else "the runs do not record their start loss"
+        start_known = _start_known(runs)
+        if steps is None or not start_known.any():
+            why = "the runs do not record their start loss (`start_loss`)" if steps else "every run diverged"
             problems.append(f"no gain can be measured from checkpoint {checkpoint!r}: {why}")
             continue
         responses = loss_decrease(runs, steps)
-        unfinished = responses.censored[:, 0] & (runs.runs["status"] != "diverged").to_numpy()
-        if unfinished.any():
-            count = int(unfinished.sum())
-            problems.append(
-                f"{count} runs from checkpoint {checkpoint!r} have no loss at step {steps}: left out"
-            )
-            runs, responses = _without(runs, responses, unfinished)
-            if runs.runs.empty:
-                continue
+        trained = (runs.runs["status"] != "diverged").to_numpy()
+        unfinished = responses.censored[:, 0] & start_known & trained
+        where = f"runs from checkpoint {checkpoint!r} have no"
+        for missing, what in (
+            (~start_known, "start loss (`start_loss`)"),
+            (unfinished, f"loss at step {steps}"),
+        ):
+            if missing.any():
+                problems.append(f"{int(missing.sum())} {where} {what}: left out")
+        runs, responses = _without(runs, responses, unfinished | (~start_known & trained))
+        if runs.runs.empty:
+            continue
         loss = runs.runs["start_loss"].astype(float).median()
         target = Target("gain", float(loss) if pd.notna(loss) else None, steps, "checkpoint", checkpoint)
         found.append(TargetRuns((target,), runs, responses))
     return sorted(found, key=lambda item: -(item.targets[0].loss or math.inf)), problems
 
 
-def _without(runs: LossCurves, responses: Responses, drop: np.ndarray) -> tuple[LossCurves, Responses]:
+def _start_known(runs: LossCurves) -> BoolArray:
+    if "start_loss" not in runs.runs:
+        return np.zeros(len(runs.runs), dtype=bool)
+    return np.asarray(np.isfinite(runs.runs["start_loss"].to_numpy(float, na_value=np.nan)))
+
+
+def _without(runs: LossCurves, responses: Responses, drop: BoolArray) -> tuple[LossCurves, Responses]:
     kept = runs.select(pd.Series(~drop, index=runs.runs.index))
     return kept, Responses(responses.values[~drop], responses.censored[~drop])
 

@@ -42,18 +42,15 @@ class TradeoffDetails:
     Attributes:
         fit: the result. log_b_crit_draws: (n_draws,) log B_crit of every bootstrap draw, spread out about the
             estimate to the width of the reported interval; -inf or inf where a draw shows no bend, NaN where it has
-            fewer than three batch sizes. residual_sd: of log S about the hyperbola, n - 2 degrees of freedom.
+            fewer than three batch sizes.
         exponent: q of S = S_min (1 + (B_crit/B)^q), which is 1 for the hyperbola. warning: a sentence where the
-            interval of q excludes 1, else empty. linear_b_crit: B_crit from the paper's straight line of 1/S on 1/E
-            (eq 22), biased low under noise because both axes hold S; for comparison only.
+            interval of q excludes 1, else empty.
     """
 
     fit: TradeoffFit
     log_b_crit_draws: FloatArray
-    residual_sd: float
     exponent: Interval
     warning: str
-    linear_b_crit: float | None
 
 
 class _Grid(NamedTuple):
@@ -103,23 +100,9 @@ def analyse_tradeoff(
     return TradeoffDetails(
         fit,
         _spread(draws[0], log_b_crit, ends[0]),
-        math.sqrt(squares / (b.size - 2)),
         exponent,
         _exponent_warning(exponent),
-        _linear_b_crit(b, np.exp(y)),
     )
-
-
-def batch_at_overhead(b_crit: float, examples_overhead: float = 0.2) -> float:
-    """Batch size at which a run needs this share more examples than the fewest: overhead times B_crit.
-
-    From E = E_min (1 + B/B_crit); 20% is the definition of a critical batch size in Zhang et al. 2024 (arXiv
-    2410.21676).
-
-    >>> batch_at_overhead(100.0)
-    20.0
-    """
-    return examples_overhead * b_crit
 
 
 def _grid(b: FloatArray, exponent: float) -> _Grid:
@@ -311,9 +294,3 @@ def _exponent_warning(exponent: Interval) -> str:
         f"Steps fall with the batch size {pace} than the hyperbola: its exponent is {exponent.estimate:.2f} "
         f"({exponent.low:.2f} to {exponent.high:.2f}), not 1."
     )
-
-
-def _linear_b_crit(b: FloatArray, steps: FloatArray) -> float | None:
-    """B_crit from least squares of 1/S on 1/E with E = B S (eq 22); None where the slope is not negative."""
-    slope = float(np.polyfit(1 / (b * steps), 1 / steps, 1)[0])
-    return -slope if slope < 0 else None

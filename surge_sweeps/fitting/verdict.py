@@ -13,7 +13,7 @@ import numpy as np
 
 from surge_sweeps.fitting.advice import missing_optima, next_runs, precision
 from surge_sweeps.fitting.detectable import minimum_detectable_kappa
-from surge_sweeps.fitting.law_class import class_weights, selected_law
+from surge_sweeps.fitting.law_class import class_weights, law_rises, selected_law
 from surge_sweeps.fitting.laws import LawFits
 from surge_sweeps.fitting.optima import Optima
 from surge_sweeps.fitting.result import Interval, LawFit, VerdictName
@@ -28,7 +28,6 @@ _NO_B_NOISE = "B_noise: defined only under a saturation or surge law"
 _WORDS: dict[VerdictName, str] = {
     "surge": "The optimal learning rate rises, then falls with the batch size",
     "saturation": "The optimal learning rate rises with the batch size and levels off",
-    "power": "The optimal learning rate follows a power of the batch size",
     "sqrt": "The optimal learning rate grows as the square root of the batch size",
     "linear": "The optimal learning rate grows in proportion to the batch size",
     "constant": "The optimal learning rate does not change with the batch size",
@@ -102,16 +101,30 @@ def _monotone(
 ) -> Verdict:
     b = law_fits.observed.batch_sizes
     law = _law_of(law_fits, name)
-    exponent = f" (exponent {law.parameters['alpha']:.2f})" if law.name == "power" else ""
+    what = _power(law_fits, law) if name == "power" else _WORDS[name]
     headline = (
-        f"{_WORDS[name]}{exponent}, from {b[0]:g} to {b[-1]:g}: such laws hold {weight:.0%} of the Akaike weight, and "
+        f"{what}, from {b[0]:g} to {b[-1]:g}: such laws hold {weight:.0%} of the Akaike weight, and "
         f"{law.name} is the best of them."
     )
-    reasons = (headline, *_why_no_surge(evidence), precision(law_fits, kappa))
+    reasons = (headline, *_why_no_surge(evidence), *_if_any_peak(law_fits), precision(law_fits, kappa))
     rising = _rising(name, law)
-    b_peak = _one_sided_peak(law_fits, low=rising, high=rising is False)
+    b_peak = _peak_without_surge(law_fits, low=rising, high=rising is False)
     b_noise = law_fits.b_noise(law.name) if name == "saturation" else Interval(definition=_NO_B_NOISE)
     return Verdict(name, reasons, law.name, b_peak, b_noise, kappa)
+
+
+def _power(law_fits: LawFits, law: LawFit) -> str:
+    pace = "rises" if law_rises(law) else "falls"
+    if law.name != "power":
+        return f"The optimal learning rate {pace} with the batch size about as a power of it"
+    found = law_fits.exponent()
+    ends = (
+        f" (95% interval {found.low:.2g} to {found.high:.2g})"
+        if found.low is not None and found.high is not None
+        else ""
+    )
+    exponent = f"exponent {law.parameters['alpha']:.2f}{ends}"
+    return f"The optimal learning rate {pace} with the batch size as a power, {exponent}"
 
 
 def _inconclusive(
@@ -122,10 +135,11 @@ def _inconclusive(
     reasons = (
         *obstacles,
         *([] if told else _why_no_surge(evidence)),
+        *_if_any_peak(law_fits),
         precision(law_fits, kappa),
         *next_runs(optima, law_fits, evidence),
     )
-    b_peak = _one_sided_peak(law_fits, low=law_fits.b_peak.low is not None, high=True)
+    b_peak = _peak_without_surge(law_fits, low=True, high=True)
     return Verdict(
         "inconclusive", tuple(dict.fromkeys(reasons)), None, b_peak, Interval(definition=_NO_B_NOISE), kappa
     )
@@ -195,7 +209,7 @@ def _rising(name: VerdictName, law: LawFit) -> bool | None:
     """Whether a monotone verdict rises (True), falls (False) or does neither (None)."""
     if name == "constant":
         return None
-    return law.parameters["alpha"] > 0 if law.name == "power" else True
+    return name != "power" or law_rises(law)
 
 
 def _why_no_surge(evidence: SurgeEvidence) -> list[str]:
@@ -203,11 +217,27 @@ def _why_no_surge(evidence: SurgeEvidence) -> list[str]:
     return [f"No surge is claimed: {failed[0]}"] if failed else []
 
 
-def _one_sided_peak(law_fits: LawFits, *, low: bool | None, high: bool | None) -> Interval:
-    """B_peak without a surge: a bound where the profile sets one on the side asked for."""
+def _if_any_peak(law_fits: LawFits) -> list[str]:
+    """What a closed interval of B_peak is worth without a surge."""
     b_peak = law_fits.b_peak
+    if b_peak.low is None or b_peak.high is None:
+        return []
+    return [
+        f"If there is a peak, it lies between {b_peak.low:.3g} and {b_peak.high:.3g} (95%); that there is one is not "
+        "established."
+    ]
+
+
+def _peak_without_surge(law_fits: LawFits, *, low: bool | None, high: bool | None) -> Interval:
+    """B_peak without a surge: a bound where the profile sets one on the side asked for.
+
+    Where the profile is closed both ends are kept, but they hold only if there is a peak: not identified.
+    """
+    b_peak = law_fits.b_peak
+    if b_peak.low is not None and b_peak.high is not None:
+        return Interval(low=b_peak.low, high=b_peak.high, definition=B_PEAK)
     if low and b_peak.low is not None:
         return Interval(low=b_peak.low, status="lower_bound", definition=B_PEAK)
-    if high and not low and b_peak.high is not None:
+    if high and b_peak.high is not None:
         return Interval(high=b_peak.high, status="upper_bound", definition=B_PEAK)
     return Interval(definition=B_PEAK)

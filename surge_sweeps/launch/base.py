@@ -53,7 +53,7 @@ class LaunchResult:
         parts = [f"{self.already_done} done before"] if self.already_done else []
         parts += [f"{count} {status}" for status, count in sorted(self.ended.items())]
         parts += [f"{self.missing} missing"] if self.missing else []
-        return f"{self.planned} trials: {', '.join(parts)}"
+        return f"{self.planned:,} {'trial' if self.planned == 1 else 'trials'}: {', '.join(parts) or 'none'}"
 
 
 class Interrupted(SurgeError):

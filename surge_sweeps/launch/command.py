@@ -30,20 +30,28 @@ def expand_command(sweep: Sweep, trial: Trial) -> list[str]:
     arguments: list[str] = []
     for item in sweep.command:
         whole = _MACRO.fullmatch(item)
-        arguments += _expand(whole.group(1), sweep, trial.parameters) if whole else [item]
+        arguments += _expand(whole.group(1), sweep, trial.parameters) if whole else [_fill_environment(item)]
     # `env` only looks the interpreter up on the path; an absolute one needs no look-up.
     return arguments[1:] if arguments[:1] == ["/usr/bin/env"] else arguments
 
 
 def _expand(macro: str, sweep: Sweep, parameters: Mapping[str, Scalar]) -> Sequence[str]:
     if macro.startswith("envvar:"):
-        name = macro.removeprefix("envvar:")
-        if name not in os.environ:
-            raise SweepFileError(f"the command uses the environment variable {name!r}, which is not set.")
-        return [os.environ[name]]
+        return [_environment(macro.removeprefix("envvar:"))]
     if macro not in _MACROS:
         raise UnknownNameError("macro in 'command'", macro, [*_MACROS, "envvar:NAME"])
     return _MACROS[macro](sweep, parameters)
+
+
+def _fill_environment(item: str) -> str:
+    """Only `${envvar:NAME}` may be a part of an item; the other macros are whole items."""
+    return re.sub(r"\$\{envvar:([^}]*)\}", lambda match: _environment(match.group(1)), item)
+
+
+def _environment(name: str) -> str:
+    if name not in os.environ:
+        raise SweepFileError(f"the command uses the environment variable {name!r}, which is not set.")
+    return os.environ[name]
 
 
 def _program(sweep: Sweep, parameters: Mapping[str, Scalar]) -> Sequence[str]:

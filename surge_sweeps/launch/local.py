@@ -6,15 +6,24 @@ process each.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 
 from surge_sweeps.errors import SurgeError
 from surge_sweeps.launch.base import Interrupted, LaunchResult, ProgressCallback
+from surge_sweeps.launch.command import expand_command
+from surge_sweeps.launch.lock import one_launch
 from surge_sweeps.launch.packs import Pack, make_packs
 from surge_sweeps.launch.scripts import run_scripts
-from surge_sweeps.launch.stop import POLL_SECONDS, Stopped, StopRequest, stop_signals
+from surge_sweeps.launch.stop import (
+    POLL_SECONDS,
+    Stopped,
+    StopRequest,
+    interrupts_ignored,
+    stop_signals,
+)
 from surge_sweeps.launch.workers import available_cores, start_pool, stop_pool, train_pack
 from surge_sweeps.sweep import Sweep, Trial
 from surge_sweeps.trackers.base import RunRecord, Tracker
@@ -38,12 +47,17 @@ class LocalLauncher:
 
     def launch(self, sweeps: Sequence[Sweep], tracker: Tracker, progress: ProgressCallback) -> LaunchResult:
         """Run every trial of `sweeps` that has no result on `tracker`; see `Launcher.launch`."""
-        planned, pending = _open_sweeps(sweeps, tracker)
-        result = LaunchResult(planned, planned - sum(len(trials) for _, trials in pending))
-        builtin = [(sweep, trials) for sweep, trials in pending if sweep.is_builtin]
-        scripts = [(sweep, trials) for sweep, trials in pending if not sweep.is_builtin]
-        with stop_signals() as stop:
+        for sweep in sweeps:
+            _check(sweep)
+        planned = {trial.trial_id: (sweep, trial) for sweep in sweeps for trial in sweep.trials()}
+        result = LaunchResult(len(planned), 0)
+        with one_launch(), stop_signals() as stop:
             try:
+                pending = _pending(sweeps, planned, tracker)
+                result = LaunchResult(len(planned), len(planned) - sum(len(trials) for _, trials in pending))
+                stop.check()
+                builtin = [(sweep, trials) for sweep, trials in pending if sweep.is_builtin]
+                scripts = [(sweep, trials) for sweep, trials in pending if not sweep.is_builtin]
                 if builtin:
                     self._train(builtin, tracker, result, progress, stop)
                 if scripts:
@@ -70,7 +84,8 @@ class LocalLauncher:
         progress(done, total, "starting workers")
         pool = start_pool(min(self._agents or available_cores(), len(packs)))
         try:
-            futures = {pool.submit(train_pack, pack.trials): pack for pack in packs}
+            with interrupts_ignored():
+                futures = {pool.submit(train_pack, pack.trials): pack for pack in packs}
             for pack, future in _as_they_end(futures, stop):
                 records = _records(pack, future, result)
                 tracker.write_runs(pack.sweep_id, records)
@@ -81,20 +96,42 @@ class LocalLauncher:
             stop_pool(pool)
 
 
-def _open_sweeps(sweeps: Sequence[Sweep], tracker: Tracker) -> tuple[int, list[tuple[Sweep, list[Trial]]]]:
-    """Number of planned trials, and the sweeps with the trials that have no result yet."""
-    planned = 0
-    pending: list[tuple[Sweep, list[Trial]]] = []
+def _check(sweep: Sweep) -> None:
+    """Refuse a sweep whose trials cannot run, before anything is started or written.
+
+    Raises:
+        SurgeError: a parameter that the built-in trainer does not take, or a program that is not there.
+    """
+    first = sweep.trials()[0]
+    if sweep.is_builtin:
+        from surge_sweeps.training import TrialConfig
+
+        TrialConfig.from_parameters(first.parameters)
+    elif "${program}" in sweep.command and not Path(sweep.program or "").is_file():
+        raise SurgeError(
+            f"the sweep {sweep.name!r} runs {sweep.program!r}, which is not there.",
+            f"Paths count from the folder you are in, {Path.cwd()}.",
+        )
+    else:
+        expand_command(sweep, first)
+
+
+def _pending(
+    sweeps: Sequence[Sweep], planned: Mapping[str, tuple[Sweep, Trial]], tracker: Tracker
+) -> list[tuple[Sweep, list[Trial]]]:
+    """The sweeps with the trials that have no result yet in the whole project; each trial in one sweep only."""
     for sweep in sweeps:
-        trials = sweep.trials()
-        planned += len(trials)
         tracker.open_sweep(sweep.sweep_id, sweep.name, sweep.to_dict())
-        done = tracker.done_trials(sweep.sweep_id)
-        missing = [trial for trial in trials if trial.trial_id not in done]
+    done = tracker.done_trials()
+    pending: list[tuple[Sweep, list[Trial]]] = []
+    for sweep in {sweep.sweep_id: sweep for sweep in sweeps}.values():
+        missing = [
+            trial for owner, trial in planned.values() if owner is sweep and trial.trial_id not in done
+        ]
         if missing:
             tracker.close_stale(sweep.sweep_id)
             pending.append((sweep, missing))
-    return planned, pending
+    return pending
 
 
 def _as_they_end(

@@ -7,10 +7,13 @@ into travels by environment variables that the tracker's own client reads.
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from pathlib import Path
 
 from surge_sweeps.errors import SurgeError
@@ -24,11 +27,21 @@ from surge_sweeps.trackers.base import ScriptRun, Tracker
 LOG_FOLDER = Path(".surge") / "logs"
 #: Lines of a failed script's output shown in the message.
 TAIL_LINES = 3
+TAIL_BYTES = 4096
 TERM_TIMEOUT_SECONDS = 20
+#: So many failures with no success mean that the script cannot work.
+MAX_FIRST_FAILURES = 3
+
+#: What MLflow says to a script that names a store or an experiment of its own.
+_OTHER_STORE_SIGNS = (
+    "active experiment ID does not match",
+    "not found in the tracking store",
+    "Run with id=",
+)
 
 
 class _Processes:
-    """The scripts that are running, so that all of them can be ended."""
+    """The scripts that are running, each in a process group of its own, so that all of them can be ended."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -37,7 +50,6 @@ class _Processes:
 
     def run(self, arguments: list[str], environment: dict[str, str], log: Path) -> int | None:
         """Exit code of the script; None when it was not started because the launch was stopped."""
-        log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("wb") as output:
             with self._lock:
                 if self._stopped:
@@ -48,6 +60,7 @@ class _Processes:
                     stdout=output,
                     stderr=subprocess.STDOUT,
                     stdin=subprocess.DEVNULL,
+                    start_new_session=True,
                 )
                 self._running.add(process)
             try:
@@ -57,17 +70,26 @@ class _Processes:
                     self._running.discard(process)
 
     def stop(self) -> None:
-        """End every script: TERM, then KILL for those that do not listen."""
+        """End every script and what it started: TERM, then KILL for those that do not listen."""
         with self._lock:
             self._stopped = True
             running = list(self._running)
-        for process in running:
-            process.terminate()
-        for process in running:
-            try:
-                process.wait(TERM_TIMEOUT_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
+        try:
+            for process in running:
+                _signal_group(process, signal.SIGTERM)
+            deadline = time.monotonic() + TERM_TIMEOUT_SECONDS
+            for process in running:
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(max(0.0, deadline - time.monotonic()))
+        finally:
+            for process in running:
+                _signal_group(process, signal.SIGKILL)
+
+
+def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    # The group may be gone, or still hold children of a script that has ended.
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, number)
 
 
 def run_scripts(
@@ -80,8 +102,8 @@ def run_scripts(
 ) -> None:
     """Run the script of each trial, `agents` at a time, and add what became of them to `result`."""
     planned = [(sweep, trial) for sweep, trials in work for trial in trials]
-    for sweep, trial in planned:
-        expand_command(sweep, trial)
+    for sweep, _ in work:
+        (LOG_FOLDER / sweep.sweep_id).mkdir(parents=True, exist_ok=True)
     queue = iter(planned)
     processes = _Processes()
     done = 0
@@ -101,6 +123,7 @@ def run_scripts(
                     _finish(*running.pop(future), future, result)
                     done += 1
                     progress(done, len(planned), result.summary())
+                _give_up_if_hopeless(result)
         except BaseException:
             processes.stop()
             for _, run, _ in running.values():
@@ -118,7 +141,7 @@ def _start(
 ) -> None:
     log = LOG_FOLDER / sweep.sweep_id / f"{trial.trial_id}.log"
     arguments = expand_command(sweep, trial)
-    run = tracker.start_script(sweep.sweep_id, trial.trial_id, trial.parameters)
+    run = tracker.start_script(sweep.sweep_id, trial.trial_id, trial.parameters, sweep.loss)
     environment = {**os.environ, **run.environment}
     running[pool.submit(processes.run, arguments, environment, log)] = (trial, run, log)
 
@@ -137,5 +160,29 @@ def _finish(
     if status in ("finished", "diverged", "capped"):
         result.ended[status] += 1
         return
-    tail = log.read_text(encoding="utf-8", errors="replace").splitlines()[-TAIL_LINES:]
-    result.failures[trial.trial_id] = f"exit code {exit_code}, see {log}: {' | '.join(tail) or 'no output'}"
+    result.failures[trial.trial_id] = _why(exit_code, run.problem, log)
+
+
+def _give_up_if_hopeless(result: LaunchResult) -> None:
+    """A script that fails every time from the start will go on doing so."""
+    if len(result.failures) >= MAX_FIRST_FAILURES and not result.ended:
+        reason = next(iter(result.failures.values()))
+        raise SurgeError(
+            f"the first {len(result.failures)} trials all failed: {reason}.",
+            "Mend the script, then call again.",
+        )
+
+
+def _why(exit_code: int | None, problem: str, log: Path) -> str:
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - TAIL_BYTES))
+        text = file.read().decode("utf-8", errors="replace")
+    lines = ["".join(c for c in line if c.isprintable()) for line in text.splitlines()[-TAIL_LINES:]]
+    reason = f"{problem}, see {log}" if problem and exit_code == 0 else f"exit code {exit_code}, see {log}"
+    hint = (
+        " (the tool tells the script its store and run by environment: remove mlflow.set_experiment and "
+        "mlflow.set_tracking_uri)"
+        if any(sign in text for sign in _OTHER_STORE_SIGNS)
+        else ""
+    )
+    return f"{reason}: {' | '.join(lines) or 'no output'}{hint}"

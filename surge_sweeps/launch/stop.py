@@ -6,6 +6,7 @@ leaves a note that the launch looks at when it is safe. A second one does not wa
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -35,6 +36,21 @@ class StopRequest:
         if self._requested:
             raise KeyboardInterrupt
         self._requested = True
+        # Plain write: a signal handler must not touch the streams that the interrupted code may be using.
+        os.write(2, b"\nstopping once what is being written is written; once more stops at once\n")
+
+
+@contextmanager
+def interrupts_ignored() -> Iterator[None]:
+    """Processes started inside ignore Ctrl-C, which the terminal sends to them as well: their parent ends them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager

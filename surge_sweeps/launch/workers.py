@@ -56,11 +56,11 @@ def available_cores() -> int:
 
 
 def _start_worker(threads: int, parent_pid: int) -> None:
+    # Ctrl-C reaches the whole process group; the parent alone decides what happens then.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     from surge_sweeps.training import limit_threads
 
     limit_threads(threads)
-    # Ctrl-C reaches the whole process group; the parent alone decides what happens then.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_exit_with_parent, args=(parent_pid,), daemon=True).start()
 
 

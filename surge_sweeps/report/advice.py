@@ -10,14 +10,17 @@ import math
 from collections.abc import Iterable
 from statistics import median
 
-from surge_sweeps.fitting.result import GroupFit, OptimalLR, OptimumStatus
+from surge_sweeps.fitting.result import GroupFit, Interval, OptimalLR, OptimumStatus
 from surge_sweeps.report.numbers import batch_text, factor_text, list_text, lr_text, plural
+from surge_sweeps.report.words import bound_of
 
 #: Fewer batch sizes with a known optimum leave most laws indistinguishable.
 ENOUGH_BATCH_SIZES = 5
 #: 95% interval, upper end over lower, that corresponds to a standard deviation of 0.1 in log LR: with it a drop of
 #: 1.7x past the peak shows nearly always, with twice the deviation in two thirds of the cases.
 NARROW_ENOUGH_FACTOR = 1.5
+#: A bound within this factor of the end of the batch range can lie beyond it; one further inside asks for precision.
+NEAR_THE_END = 2.0
 
 
 def next_runs(group: GroupFit) -> list[str]:
@@ -34,7 +37,7 @@ def next_runs(group: GroupFit) -> list[str]:
     found = [*_grid_runs(optima), *_batch_runs(group, sizes)]
     if any(target.verdict == "inconclusive" for target in group.targets):
         found += _precision_runs(group) or (
-            [] if found else ["More seeds at every learning rate near the optima."]
+            [] if found else ["Batch sizes and learning rates in between, and more seeds near the optima."]
         )
     return found
 
@@ -77,13 +80,25 @@ def _batch_runs(group: GroupFit, sizes: list[int]) -> list[str]:
         "B_peak": [t.b_peak for t in group.targets],
         "B_crit": [t.tradeoff.b_crit for t in group.targets if t.tradeoff],
     }
-    for side, status, edge in (("above", "lower_bound", sizes[-1]), ("below", "upper_bound", sizes[0])):
-        names = [name for name, intervals in bounds.items() if any(i.status == status for i in intervals)]
+    for side, edge in (("above", sizes[-1]), ("below", sizes[0])):
+        names = [
+            name for name, intervals in bounds.items() if any(_may_lie(side, i, edge) for i in intervals)
+        ]
         if names and not (side == "below" and edge == 1):
             found.append(
                 f"Batch sizes {side} {batch_text(edge)}: {list_text(names)} may lie beyond the range that was run."
             )
     return found
+
+
+def _may_lie(side: str, interval: Interval, edge: int) -> bool:
+    """Whether a bound leaves a quantity open beyond an end of the batch range and lies near that end."""
+    bound = bound_of(interval)
+    if bound is None:
+        return False
+    if side == "above":
+        return interval.status == "lower_bound" and bound * NEAR_THE_END >= edge
+    return interval.status == "upper_bound" and bound <= edge * NEAR_THE_END
 
 
 def _precision_runs(group: GroupFit) -> list[str]:

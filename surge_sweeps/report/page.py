@@ -198,7 +198,7 @@ def _group_info(
         recommendation=advice,
         has_schedule=group.schedule is not None,
         next_runs=runs,
-        cards=key_numbers(group),
+        cards=key_numbers(group, problems),
         families=tuple(_family_info(family, targets, cells, unit) for family, targets in families.items()),
         b_peak=_scale(group, "B_peak", unit),
         b_peak_slope=slope_text(group.drift.b_peak, "B_peak"),

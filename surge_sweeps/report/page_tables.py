@@ -55,12 +55,15 @@ def laws_table(targets: list[TargetFit]) -> Table:
     rows = []
     for target in targets:
         lead = leading_law(target)
+        sizes = sorted(
+            one.batch_size for one in target.optimal_lr if one.status not in ("too_few", "diverged")
+        )
         for law in sorted(target.laws, key=lambda one: -(one.weight or 0.0)):
             mark = " ←" if law is lead and target.verdict != "inconclusive" else ""
             weight = "unknown" if law.weight is None else percent_text(law.weight)
             aicc = "unknown" if law.aicc is None else f"{law.aicc:.1f}"
             rows.append(
-                (target_label(target), f"{law_title(law.name)}{mark}", law_formula(law), aicc, weight)
+                (target_label(target), f"{law_title(law.name)}{mark}", law_formula(law, sizes), aicc, weight)
             )
     return Table(("At", "Law", "Formula and parameters", "AICc", "Weight"), tuple(rows))
 

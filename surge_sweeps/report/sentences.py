@@ -13,7 +13,7 @@ from surge_sweeps.fitting.result import (
     VerdictName,
 )
 from surge_sweeps.report.numbers import batch_text, count_text, list_text, loss_text, lr_text, plural
-from surge_sweeps.report.words import CANNOT_TELL, VERDICTS, target_label
+from surge_sweeps.report.words import CANNOT_TELL, VERDICTS, behaviour, direction, target_label
 from surge_sweeps.schedule import MEASURED
 
 #: A sentence with more phases than this is left to the table.
@@ -60,10 +60,13 @@ def headline(group: GroupFit) -> tuple[str, str, bool]:
     count = sum(verdict != "inconclusive" for verdict in verdicts)
     open_ones = "" if count == len(verdicts) else "; at the others the data cannot tell"
     if len(decided) == 1:
-        title, sentence = VERDICTS[decided[0]]
+        title, sentence = VERDICTS[decided[0]][0], behaviour(decided[0], group.targets)
         where = f"At {count} of the {len(verdicts)} losses looked at, the" if open_ones else "The"
         return title, f"{where} optimal learning rate {sentence}{open_ones}.", True
-    names = [f"{VERDICTS[verdict][0].lower()} at {verdicts.count(verdict)}" for verdict in decided]
+    names = [
+        f"{VERDICTS[verdict][0].lower()}{direction(verdict, group.targets)} at {verdicts.count(verdict)}"
+        for verdict in decided
+    ]
     titles = " / ".join(VERDICTS[verdict][0] for verdict in decided)
     return titles, f"Of the {len(verdicts)} losses looked at, the law is {list_text(names)}{open_ones}.", True
 

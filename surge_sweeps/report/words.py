@@ -5,12 +5,14 @@ Nothing here decides anything: every sentence restates a field of the fit, and s
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from surge_sweeps.fitting.law_class import selected_law
+from surge_sweeps.fitting.curve_grid import KAPPA_MAX, KAPPA_MIN, PEAK_REACH, SCALE_REACH
+from surge_sweeps.fitting.law_class import law_rises, selected_law
 from surge_sweeps.fitting.result import (
     Interval,
     LawFit,
@@ -27,7 +29,7 @@ CANNOT_TELL = "The data cannot tell"
 VERDICTS: dict[VerdictName, tuple[str, str]] = {
     "surge": ("Surge", "rises with the batch size, peaks, then falls"),
     "saturation": ("Saturation", "rises with the batch size, then levels off"),
-    "power": ("Power law", "grows as a power of the batch size"),
+    "power": ("Power law", "follows a power of the batch size"),
     "sqrt": ("Square-root law", "grows with the square root of the batch size"),
     "linear": ("Linear law", "grows in proportion to the batch size"),
     "constant": ("Constant", "is the same at every batch size"),
@@ -106,15 +108,53 @@ def law_title(name: str) -> str:
     return LAWS.get(name, (name, ""))[0]
 
 
-def law_formula(law: LawFit) -> str:
-    """A law's formula with its fitted parameters.
+def law_formula(law: LawFit, batch_sizes: Sequence[int]) -> str:
+    """A law's formula with its fitted parameters; one that the search for it stopped is marked.
 
-    >>> law_formula(LawFit(name="sqrt", parameters={"a": 0.00134}, aicc=None, weight=None))
+    Args:
+        batch_sizes: those with an optimum, ascending; none where they are unknown, and then nothing is marked.
+
+    >>> law_formula(LawFit(name="sqrt", parameters={"a": 0.00134}, aicc=None, weight=None), [4, 64])
     'LR = a √B, a = 0.00134'
+    >>> far = LawFit(name="adam_saturation", parameters={"a": 3.0, "b_s": 64000.0}, aicc=None, weight=None)
+    >>> law_formula(far, [4, 64])
+    'LR = a / √(1 + b_s/B), a = 3, b_s = 64k (at the limit of the search)'
     """
     formula = LAWS.get(law.name, ("", law.name))[1]
-    parts = [f"{name} = {parameter_text(name, value)}" for name, value in law.parameters.items()]
+    stuck = at_search_limit(law, batch_sizes)
+    parts = [
+        f"{name} = {parameter_text(name, value)}{' (at the limit of the search)' if name in stuck else ''}"
+        for name, value in law.parameters.items()
+    ]
     return ", ".join([formula, *parts])
+
+
+def at_search_limit(law: LawFit, batch_sizes: Sequence[int]) -> set[str]:
+    """The parameters of a law that lie at an end of the range in which they were sought: bounds, no estimates.
+
+    >>> kappa = {"a": 1.0, "b_s": 64e3, "kappa": 1000.0}
+    >>> at_search_limit(LawFit(name="surge_plateau", parameters=kappa, aicc=None, weight=None), [4, 512])
+    {'kappa'}
+    """
+    if not batch_sizes:
+        return set()
+    values, ends = law.parameters, (batch_sizes[0], batch_sizes[-1])
+    stuck = set()
+    kappa = values.get("kappa")
+    if kappa is not None and (_reaches(kappa, KAPPA_MAX) or kappa <= 0.999 * KAPPA_MIN):
+        stuck.add("kappa")
+    for name in ("b_noise", "b_s"):
+        # Beyond kappa = 1 the plateau law is sought by its peak, b_s/(kappa - 1).
+        peaked = kappa is not None and kappa > 1 and name == "b_s"
+        scale = values[name] / (kappa - 1) if peaked and kappa and name in values else values.get(name)
+        reach = PEAK_REACH if peaked else SCALE_REACH
+        if scale is not None and (_reaches(scale, ends[1] * reach) or _reaches(1 / scale, reach / ends[0])):
+            stuck.add(name)
+    return stuck
+
+
+def _reaches(value: float, limit: float) -> bool:
+    return value >= limit or math.isclose(value, limit, rel_tol=1e-3)
 
 
 def parameter_text(name: str, value: float) -> str:
@@ -130,6 +170,31 @@ def leading_law(target: TargetFit) -> LawFit | None:
     return selected_law(target.laws, sizes, target.verdict)
 
 
+def behaviour(verdict: VerdictName, targets: Sequence[TargetFit]) -> str:
+    """What a verdict says about the optimal learning rate at the targets that have it; a power by its exponents."""
+    laws = _laws_of(verdict, targets)
+    if verdict != "power" or not laws:
+        return VERDICTS[verdict][1]
+    rising = {law_rises(law) for law in laws}
+    if len(rising) > 1:
+        return "follows a power of the batch size, rising at some losses and falling at others"
+    powers = sorted({f"{law.parameters['alpha']:.2f}" for law in laws if law.name == "power"}, key=float)
+    exponents = f", exponent {' to '.join(dict.fromkeys([powers[0], powers[-1]]))}" if powers else ""
+    return f"{'rises' if rising == {True} else 'falls'} with the batch size as a power{exponents}"
+
+
+def direction(verdict: VerdictName, targets: Sequence[TargetFit]) -> str:
+    """Behind the name of a power law, the one verdict whose name leaves it open: whether it rises or falls."""
+    rising = {law_rises(law) for law in _laws_of(verdict, targets)} if verdict == "power" else set()
+    if len(rising) != 1:
+        return ""
+    return " (rising)" if True in rising else " (falling)"
+
+
+def _laws_of(verdict: VerdictName, targets: Sequence[TargetFit]) -> list[LawFit]:
+    return [law for target in targets if target.verdict == verdict and (law := leading_law(target))]
+
+
 def interval_text(interval: Interval) -> str:
     """A batch size with its interval, or the bound, or that it is unknown.
 
@@ -137,6 +202,8 @@ def interval_text(interval: Interval) -> str:
     '74 (40 to 130)'
     >>> interval_text(Interval(low=512, status="lower_bound", definition=""))
     'above 512'
+    >>> interval_text(Interval(low=11.2, high=25, definition=""))
+    'not established; if any, 11 to 25'
     >>> interval_text(Interval(definition=""))
     'not identified'
     """
@@ -147,6 +214,8 @@ def interval_text(interval: Interval) -> str:
         return f"above {count_text(bound)}"
     if interval.status == "upper_bound" and bound is not None:
         return f"below {count_text(bound)}"
+    if interval.low is not None and interval.high is not None:
+        return f"not established; if any, {count_text(interval.low)} to {count_text(interval.high)}"
     return "not identified"
 
 
@@ -207,11 +276,16 @@ def slope_text(slope: Slope, name: str) -> str:
         if slope.low is not None and slope.high is not None
         else "interval of the exponent unknown"
     )
-    p_value = "" if slope.p_value is None else f", p = {max(slope.p_value, 1e-4):.1g}"
+    p_value = "" if slope.p_value is None else f", {_p_text(slope.p_value)}"
     power = f"{name} ~ loss^{_signed(-slope.exponent)} ({ends}{p_value})"
     if slope.low is None or slope.high is None or slope.low <= 0 <= slope.high:
         return f"{unknown}: {power}."
     return f"{name} {'grows' if slope.exponent > 0 else 'shrinks'} as the loss falls: {power}."
+
+
+def _p_text(p_value: float) -> str:
+    # The default 2,000 draws go down to 2/2001 and no further.
+    return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.2g}"
 
 
 def _signed(value: float) -> str:

@@ -106,6 +106,8 @@ def _parser() -> argparse.ArgumentParser:
         required = name in ("lr", "batch_size")
         parser.add_argument(
             f"--{name}",
+            *([f"--{name.replace('_', '-')}"] if "_" in name else []),
+            dest=name,
             type=kind,
             default=argparse.SUPPRESS,
             required=required,

@@ -169,3 +169,43 @@ def test_a_project_that_cannot_answer_gets_a_report_that_says_what_to_run(
     text = (folder / "report.md").read_text().lower()
     assert missing in text
     assert all(group["schedule"] is None for group in fit["groups"])
+
+
+def test_set_takes_values_as_typed(tmp_path: Path) -> None:
+    arguments = [
+        "--set=a=1:30",
+        "--set=b=010",
+        "--set=c=no",
+        "--set=d=true",
+        "--set=e=['",
+        "--set=f=2.5",
+        "--set=g=@x",
+    ]
+    assert sweep_command(tmp_path, "new", "x.yaml", "--program=t.py", *arguments).returncode == 0
+    constants = Sweep.read(tmp_path / "x.yaml").constants
+    assert constants == {"a": "1:30", "b": 10, "c": "no", "d": True, "e": "['", "f": 2.5, "g": "@x"}
+    assert is_told(
+        sweep_command(tmp_path, "new", "y.yaml", "--program=t.py", "--set=lr=0.5"), "axis of the sweep"
+    )
+    assert is_told(sweep_command(tmp_path, "new", "y.yaml", "--program=t.py", "--set=x=1e999"), "finite")
+
+
+def test_hostile_names_are_printed_as_they_are(tmp_path: Path) -> None:
+    done = sweep_command(tmp_path, "new", "[b].yaml", "--program=t.py", "--name=a[/b]c")
+    assert done.returncode == 0, done.stderr
+    assert "[b].yaml: " in done.stdout
+    assert is_told(report_command(tmp_path, "a[/b]c"), "mlflow.db")
+
+
+def test_a_builtin_sweep_that_cannot_run_is_not_written(tmp_path: Path) -> None:
+    assert is_told(sweep_command(tmp_path, "new", "x.yaml", "--workload=digits"), "no end", "max_steps")
+    assert is_told(
+        sweep_command(tmp_path, "new", "x.yaml", "--workload=digitz", "--set=max_steps=5"), "Valid: digits"
+    )
+    assert not (tmp_path / "x.yaml").exists()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_an_unwritable_folder_is_one_sentence(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    assert is_told(sweep_command(tmp_path, "new", "x.yaml", "--program=t.py"), "cannot be written")

@@ -174,6 +174,31 @@ def test_no_loss_is_chosen_when_nothing_is_learnt() -> None:
     assert "train longer" in " ".join(plan.problems)
 
 
+def test_losses_that_are_not_positive_ask_for_target_losses() -> None:
+    curves = training()
+    below = build_curves(curves.runs, curves.points.assign(loss=curves.points["loss"] - 5.0))
+    problems = " ".join(plan_fit(below).problems)
+    assert "--target-losses" in problems
+    assert "train longer" not in problems
+    assert plan_fit(below, target_losses=[-4.0]).groups[0].parts
+
+
+def test_missing_start_losses_are_told_from_missing_end_points() -> None:
+    curves = branches()
+    none = plan_fit(build_curves(curves.runs.assign(start_loss=np.nan), curves.points))
+    assert not none.groups[0].parts
+    assert "do not record their start loss" in " ".join(none.problems)
+    assert "no loss at step" not in " ".join(none.problems)
+    runs = curves.runs.copy()
+    runs.loc[runs.index[0], "start_loss"] = np.nan
+    ended = (curves.points["run"] == runs["run"].iloc[1]) & (curves.points["step"] == 10)
+    some = plan_fit(build_curves(runs, curves.points[~ended]))
+    problems = " ".join(some.problems)
+    assert "1 runs from checkpoint" in problems
+    assert "no start loss (`start_loss`): left out" in problems
+    assert "no loss at step 10: left out" in problems
+
+
 def test_target_at_or_above_the_start_is_refused_with_a_reason() -> None:
     plan = plan_fit(training(), target_losses=[2.5, 1.0])
     assert [target.loss for target in plan.groups[0].targets()] == [1.0]

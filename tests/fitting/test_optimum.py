@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from surge_sweeps.fitting.bootstrap import cell_responses, draw_responses, resample
+from surge_sweeps.fitting.bootstrap import Protocol, cell_responses, draw_responses, resample
 from surge_sweeps.fitting.cells import Cells, build_cells
 from surge_sweeps.fitting.observables import running_minimum, steps_to_losses
 from surge_sweeps.fitting.optimum import OptimumSearch, find_optima
@@ -153,7 +153,7 @@ def test_optimum_against_the_stability_edge_is_not_a_grid_edge() -> None:
 def test_mostly_censored_cell_cannot_be_the_optimum() -> None:
     cells = cells_of("parabola", 4, 0.02, np.random.default_rng(0))
     values = cells.values.copy()
-    best = np.nanargmin(cell_responses(cells), axis=1)
+    best = np.nanargmin(cell_responses(cells, "reach"), axis=1)
     for batch, column in enumerate(best):
         values[batch, column + 1, 1:] = np.nan
         values[batch, column + 1, 0] = 0.0
@@ -162,15 +162,83 @@ def test_mostly_censored_cell_cannot_be_the_optimum() -> None:
     assert (search(lucky).optima.log_lr < cells.log_lr[np.arange(N_BATCH), best + 1]).all()
 
 
+def one_cell(*runs: float) -> Cells:
+    values = np.array([[runs]])
+    return Cells(np.array([4.0]), np.zeros((1, 1)), values, np.ones(values.shape, bool), np.isnan(values))
+
+
 def test_partly_censored_cell_answers_with_its_median_not_with_the_mean_of_the_lucky_runs() -> None:
-    values = np.array([[[1.0, 5.0, np.nan]]])
-    cells = Cells(
-        np.array([4.0]), np.zeros((1, 1)), values, np.ones((1, 1, 3), bool), np.zeros((1, 1, 3), bool)
-    )
-    assert cell_responses(cells).tolist() == [[5.0]]
-    drawn = draw_responses(cells, resample(cells, 400, np.random.default_rng(0)), np.zeros(1))
+    cells = one_cell(1.0, 5.0, np.nan)
+    assert cell_responses(cells, "reach").tolist() == [[5.0]]
+    drawn = draw_responses(cells, "reach", resample(cells, 400, np.random.default_rng(0)), np.zeros(1))
     # P(at least two of three draws hit the censored run) = 7/27.
     assert np.isnan(drawn).mean() == pytest.approx(7 / 27, abs=0.08)
+
+
+def test_a_run_that_fails_makes_its_cell_worse_under_either_protocol() -> None:
+    assert cell_responses(one_cell(6.0, 6.2, 6.4, 6.6), "reach")[0, 0] == pytest.approx(6.3)
+    assert cell_responses(one_cell(6.0, 6.2, 6.4, np.nan), "reach")[0, 0] == pytest.approx(6.4)
+    assert cell_responses(one_cell(0.1, 0.2, 0.3, 0.4), "gain")[0, 0] == pytest.approx(0.25)
+    assert cell_responses(one_cell(0.1, 0.2, 0.3, np.nan), "gain")[0, 0] == pytest.approx(0.1)
+    drawn = draw_responses(
+        one_cell(0.1, 0.2, np.nan), "gain", resample(one_cell(0.1, 0.2, np.nan), 400, np.random.default_rng(0)),
+        np.zeros(1),
+    )  # fmt: skip
+    # Of three draws two or more must be the better run for the median to be it: 7/27.
+    assert np.mean(drawn == 0.2) == pytest.approx(7 / 27, abs=0.08)
+    assert np.isnan(drawn).mean() == pytest.approx(7 / 27, abs=0.08)
+
+
+@pytest.mark.parametrize("protocol", ["reach", "gain"])
+def test_cell_of_which_half_the_runs_fail_is_not_usable(protocol: Protocol) -> None:
+    cells = one_cell(1.0, 2.0, np.nan, np.nan)
+    assert not cells.usable().any()
+    assert np.isnan(cell_responses(cells, protocol)).all()
+
+
+def cliff_cells(rise: float, seeds: int, sd: float, rng: np.random.Generator, end: float = np.inf) -> Cells:
+    """Log steps fall by 0.45 per e-fold of the LR and rise as LR^rise past the optimum; past `end` runs diverge."""
+    steps = np.log(1.577) * (np.arange(11) - 5 + rng.random((N_BATCH, 1)))
+    log_lr = TRUE_LOG_LR[:, None] + steps
+    slope = 0.45 if np.isinf(end) else 0.0
+    rising = slope / rise * np.exp(rise * steps) - 0.45 * steps
+    shape = (N_BATCH, 11, seeds)
+    values = 5 + rising[..., None] + sd * rng.standard_normal(shape)
+    diverged = np.broadcast_to((steps > end)[..., None], shape).copy()
+    values[diverged | (values > 5 + np.log(12))] = np.nan
+    return Cells(BATCH_SIZES, log_lr, values, np.ones(shape, bool), diverged)
+
+
+def covered_share(searches: list[OptimumSearch]) -> float:
+    covered = []
+    for found in searches:
+        assert set(found.optima.status) == {"ok"}
+        low, high = interval(found)
+        covered.append((low <= TRUE_LOG_LR) & (high >= TRUE_LOG_LR))
+    return float(np.mean(covered))
+
+
+# Nominal is 0.95; the error of the shape is common to all batch sizes of a sweep, so these shares scatter widely.
+@pytest.mark.parametrize(("rise", "least"), [(2.5, 0.8), (3.5, 0.9)])
+def test_interval_covers_an_optimum_before_a_cliff(rise: float, least: float) -> None:
+    rng = np.random.default_rng(11)
+    found = [search(cliff_cells(rise, 5, 0.1, rng), draws=300) for _ in range(15)]
+    assert covered_share(found) >= least
+    assert np.median([one.optima.log_lr_sd() for one in found]) < 0.12
+
+
+def test_interval_reaches_to_the_learning_rate_that_diverges() -> None:
+    rng = np.random.default_rng(12)
+    cells = [cliff_cells(3.5, 5, 0.05, rng, end=0.0) for _ in range(8)]
+    found = [search(one, draws=300) for one in cells]
+    assert covered_share(found) >= 0.9
+    for one, search_of_it in zip(cells, found, strict=True):
+        last = np.where(one.usable(), one.log_lr, -np.inf).max(axis=1)
+        low, high = interval(search_of_it)
+        # The optimum lies between the last learning rate that trains and the first that does not.
+        assert (search_of_it.optima.log_lr > last).all()
+        assert (high > last + 0.9 * np.log(1.577)).all()
+        assert (low < last + 0.1 * np.log(1.577)).all()
 
 
 def test_two_learning_rates_are_too_few_and_divergence_everywhere_is_said() -> None:

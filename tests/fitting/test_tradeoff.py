@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
-from surge_sweeps.fitting.tradeoff import analyse_tradeoff, batch_at_overhead, fit_tradeoff
+from surge_sweeps.fitting.tradeoff import analyse_tradeoff, fit_tradeoff
 from surge_sweeps.theory import steps_to_target
 
 FloatArray = NDArray[np.float64]
@@ -25,14 +25,12 @@ def noisy(
     return seeds.mean(axis=0), np.take_along_axis(seeds[None], picks, axis=1).mean(axis=1)
 
 
-def test_the_estimate_is_centred_on_the_truth_under_noise_where_the_straight_line_is_not() -> None:
-    rng, found, straight = np.random.default_rng(0), [], []
+def test_the_estimate_is_centred_on_the_truth_under_noise() -> None:
+    rng, found = np.random.default_rng(0), []
     for _ in range(300):
         details = analyse_tradeoff(WIDE, noisy(WIDE, 0.2, rng, 2)[0], np.empty((0, 11)), "examples")
         found.append(details.fit.b_crit.estimate)
-        straight.append(details.linear_b_crit)
     assert np.median(found) == pytest.approx(100, rel=0.04)
-    assert np.median(straight) < 92
 
 
 def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
@@ -141,9 +139,3 @@ def test_a_change_of_unit_changes_b_crit_and_e_min_alone(s_min: float, b_crit: f
     assert other.b_crit.estimate == pytest.approx(b_crit * scale, rel=1e-3)
     assert other.s_min == pytest.approx(one.s_min, rel=1e-3)
     assert other.e_min == pytest.approx(one.e_min * scale, rel=1e-3)
-
-
-def test_a_fifth_more_examples_is_a_fifth_of_the_critical_batch_size() -> None:
-    b = batch_at_overhead(100.0, 0.2)
-    examples = b * steps_to_target(b, 50.0, 100.0)
-    assert examples == pytest.approx(1.2 * 5000)

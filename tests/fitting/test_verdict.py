@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from scipy.optimize import isotonic_regression
 
+from surge_sweeps.fitting.advice import _seed_factor
 from surge_sweeps.fitting.detectable import AICC_MARGIN, minimum_detectable_kappa
 from surge_sweeps.fitting.law_class import class_weights
 from surge_sweeps.fitting.laws import fit_laws
@@ -87,6 +88,41 @@ def test_each_verdict_carries_the_batch_sizes_that_belong_to_it(simulated: Any) 
     assert found["sqrt"].b_noise.status == "not_identified"
     assert found["falling"].b_peak.status == "upper_bound"
     assert found["constant"].b_peak.status == "not_identified"
+
+
+def test_a_falling_power_is_said_to_fall_with_the_interval_of_its_exponent(simulated: Any) -> None:
+    falling = judge(simulated.exact_spread("falling", 0.04, np.random.default_rng(5))).reasons[0]
+    assert "falls with the batch size as a power, exponent -0." in falling
+    assert "(95% interval -0." in falling
+    rising = judge(simulated.exact_spread("power", 0.04, np.random.default_rng(5))).reasons[0]
+    assert "rises with the batch size as a power, exponent 0." in rising
+
+
+def test_a_closed_peak_interval_without_a_surge_is_no_bound(simulated: Any) -> None:
+    optima = simulated.exact_spread("surge", 0.04, np.random.default_rng(5))
+    assert fit_laws(optima).b_peak.status == "identified"
+    # An edge at the largest batch size withholds the surge; the profile stays closed.
+    verdict = judge(simulated.at_edge(optima, 10, "edge_high", float(optima.log_lr[10] - 0.02)))
+    assert verdict.name == "inconclusive"
+    assert (verdict.b_peak.status, verdict.b_peak.estimate) == ("not_identified", None)
+    assert verdict.b_peak.low < 64 < verdict.b_peak.high
+    assert "that there is one is not established" in " ".join(verdict.reasons)
+
+
+def test_seeds_are_asked_for_only_where_they_can_help(simulated: Any) -> None:
+    rng = np.random.default_rng(4)
+    log_lr = simulated.log_curve("plateau_9", simulated.TWELVE) + 0.3 * rng.standard_normal(12)
+    optima = simulated.make(simulated.TWELVE, log_lr, log_lr + 0.02 * rng.standard_normal((100, 12)))
+    verdict = judge(optima)
+    assert verdict.name == "inconclusive"
+    text = " ".join(verdict.reasons)
+    assert "More seeds alone are unlikely to settle it: the optima scatter by 0." in text
+    assert "Add seeds" not in text
+
+
+@pytest.mark.parametrize(("scatter", "factor"), [(0.0, 4), (0.3, 6), (0.5, 16), (0.6, None)])
+def test_the_factor_of_seeds_counts_the_scatter_that_seeds_leave(scatter: float, factor: int | None) -> None:
+    assert _seed_factor(1.0, scatter, 4.0) == factor
 
 
 def test_an_edge_that_could_undo_a_surge_withholds_it_and_names_the_runs(simulated: Any) -> None:

@@ -9,13 +9,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from surge_sweeps.errors import SurgeError
+from surge_sweeps.errors import SurgeError, UnknownNameError
 from surge_sweeps.launch.base import LaunchResult, no_progress
 from surge_sweeps.launch.local import LocalLauncher
+from surge_sweeps.launch.lock import one_launch
 from surge_sweeps.sweep import SCRIPT_COMMAND, Sweep
 from surge_sweeps.trackers import collect, open_tracker
 
@@ -170,17 +172,69 @@ def test_own_script_logs_into_its_trials_run(uri: str, tmp_path: Path) -> None:
     assert sorted(set(finite["step"])) == [1, 2, 3, 4, 5]
 
 
-def test_a_program_that_cannot_start_is_one_sentence(uri: str) -> None:
-    sweep = Sweep(lr=(0.1,), batch_size=(8,), seed=(0,), command=("${program}",), program="./no-such-program")
-    with pytest.raises(SurgeError, match="cannot be started"):
-        launch(sweep, uri)
+def test_a_grown_sweep_runs_only_what_is_new_and_overlapping_ones_share(uri: str) -> None:
+    small = replace(BUILTIN, lr=(0.001,), batch_size=(8,), constants={**BUILTIN.constants, "max_steps": 5})
+    assert launch(small, uri).ended["finished"] == 2
+    grown = replace(small, lr=(0.001, 0.003), name="grown")
+    tracker = open_tracker("mlflow", "project", uri)
+    result = LocalLauncher(1).launch([grown, replace(grown, name="again")], tracker, no_progress)
+    tracker.close()
+    assert (result.planned, result.already_done, result.ended["finished"]) == (4, 2, 2)
+    curves = collect("project", tracker="mlflow", uri=uri)
+    assert sorted(curves.runs["trial_id"]) == sorted(trial.trial_id for trial in grown.trials())
 
 
-def test_a_wrong_parameter_of_the_builtin_trainer_is_told_for_each_trial(uri: str) -> None:
-    sweep = Sweep(lr=(0.1,), batch_size=(8,), seed=(0,), constants={"workload": "digitz", "max_steps": 5})
+def test_two_scripts_in_one_project_are_two_experiments(uri: str, tmp_path: Path) -> None:
+    (tmp_path / "one.py").write_text(SCRIPT)
+    (tmp_path / "two.py").write_text(SCRIPT)
+    sweep = Sweep(
+        lr=(0.1,), batch_size=(8,), seed=(0,), command=SCRIPT_COMMAND, program="one.py", loss="my loss"
+    )
+    assert launch(sweep, uri).ended["finished"] == 1
+    assert launch(replace(sweep, program="two.py"), uri).ended["finished"] == 1
+    assert len(collect("project", tracker="mlflow", uri=uri, loss="my loss").runs) == 2
+
+
+def test_a_script_that_never_works_is_given_up_after_a_few_trials(uri: str, tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text("import sys; sys.exit('no such luck')")
+    sweep = Sweep(
+        lr=(0.1,), batch_size=(8,), seed=tuple(range(20)), command=SCRIPT_COMMAND, program="train.py"
+    )
+    with pytest.raises(SurgeError, match=r"first 3 trials all failed: .*no such luck.*Mend the script"):
+        launch(sweep, uri, agents=1)
+    assert sum(statuses(uri).values()) == 3
+
+
+def test_a_script_that_logs_another_metric_is_told_so(uri: str, tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(SCRIPT)
+    sweep = Sweep(
+        lr=(0.1,), batch_size=(8,), seed=(0,), command=SCRIPT_COMMAND, program="train.py", loss="val_loss"
+    )
     result = launch(sweep, uri)
     assert result.missing == 1
-    assert "Valid: digits" in next(iter(result.failures.values()))
+    assert "val_loss" in next(iter(result.failures.values()))
+
+
+def test_what_cannot_run_is_refused_before_anything_is_written(uri: str, tmp_path: Path) -> None:
+    missing = Sweep(lr=(0.1,), batch_size=(8,), seed=(0,), command=SCRIPT_COMMAND, program="none.py")
+    with pytest.raises(SurgeError, match=r"'none.py', which is not there"):
+        launch(missing, uri)
+    wrong = replace(BUILTIN, constants={"workload": "digitz", "max_steps": 5})
+    with pytest.raises(UnknownNameError, match="Valid: digits"):
+        launch(wrong, uri)
+    assert not list(tmp_path.glob("mlflow.db*"))
+
+
+def test_two_launches_at_once_are_refused(uri: str) -> None:
+    with one_launch(), pytest.raises(SurgeError, match="another launch is running"):
+        launch(BUILTIN, uri)
+
+
+def test_a_program_that_cannot_start_is_one_sentence(uri: str, tmp_path: Path) -> None:
+    (tmp_path / "program").write_text("not executable")
+    sweep = Sweep(lr=(0.1,), batch_size=(8,), seed=(0,), command=("${program}",), program="./program")
+    with pytest.raises(SurgeError, match="cannot be started"):
+        launch(sweep, uri)
 
 
 def test_agents_below_one_are_refused() -> None:

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pandas as pd
 import pytest
 
 from surge_sweeps.errors import SurgeError, UnknownNameError
-from surge_sweeps.fitting.result import LawFit, OptimalLR, PhaseRecord, ScheduleRecord
+from surge_sweeps.fitting.result import (
+    GroupFit,
+    LawFit,
+    OptimalLR,
+    PhaseRecord,
+    ProblemRecord,
+    ScheduleRecord,
+    Slope,
+)
 from surge_sweeps.report.advice import next_runs
 from surge_sweeps.report.build_infos import (
     laws_info,
@@ -20,6 +29,7 @@ from surge_sweeps.report.build_infos import (
     schedule_info,
     tradeoff_info,
 )
+from surge_sweeps.report.cards import Card, key_numbers
 from surge_sweeps.report.infos import (
     LawsInfo,
     Missing,
@@ -30,6 +40,7 @@ from surge_sweeps.report.infos import (
     TradeoffInfo,
 )
 from surge_sweeps.report.page import report_info
+from surge_sweeps.report.page_tables import laws_table
 from surge_sweeps.report.sentences import headline, recommendation, why_no_schedule
 from surge_sweeps.report.surfaces import surface_info
 from surge_sweeps.report.words import family_of, leading_law, slope_text
@@ -265,7 +276,7 @@ def test_recommendation_of_a_carried_on_phase_names_it_once() -> None:
     )
     assert text == (
         "Train with batch size 32 and LR 0.004 throughout. Measured up to 90k examples; what follows is extrapolated."
-        " The law is open, so these learning rates rest on the measured optima alone."
+        " No law is established, so these learning rates rest on the measured optima alone."
     )
 
 
@@ -305,6 +316,10 @@ def test_next_runs_name_the_edges_and_the_missing_batch_sizes(demo: Case, bare: 
     runs = " ".join(next_runs(demo.fit.groups[1]))
     assert "Learning rates above 0.3 at batch size 512" in runs
     assert "Batch sizes above 512: B_peak" in runs
+    low = interval(None, 11.0, None, "lower_bound", "x")
+    targets = [one.model_copy(update={"b_peak": low}) for one in demo.fit.groups[1].targets]
+    inside = next_runs(demo.fit.groups[1].model_copy(update={"targets": targets}))
+    assert not any("B_peak" in text for text in inside)
     assert "More seeds" in runs
     few = " ".join(next_runs(bare.fit.groups[0]))
     assert "every run there diverged" in few
@@ -317,13 +332,101 @@ def test_inconclusive_without_a_flag_still_names_runs(demo: Case) -> None:
         update={"verdict": "inconclusive", "b_peak": interval(None, None, None, "not_identified", "x")}
     )
     runs = next_runs(demo.fit.groups[0].model_copy(update={"targets": [plain]}))
-    assert runs == ["More seeds at every learning rate near the optima."]
+    assert runs == ["Batch sizes and learning rates in between, and more seeds near the optima."]
 
 
 def test_a_slope_whose_interval_holds_zero_is_no_movement_claim(demo: Case) -> None:
     drift = demo.fit.groups[0].drift
     assert slope_text(drift.b_crit, "B_crit").startswith("The data cannot tell whether B_crit moves")
     assert slope_text(drift.b_peak, "B_peak").startswith("B_peak grows as the loss falls")
+
+
+@pytest.mark.parametrize(("p_value", "text"), [(0.148, "p = 0.15)"), (0.0009995, "p < 0.001)")])
+def test_p_values_keep_two_digits_down_to_the_floor_of_the_draws(p_value: float, text: str) -> None:
+    slope = Slope(exponent=1.2, low=0.4, high=2.0, p_value=p_value, status="identified")
+    assert text in slope_text(slope, "B_peak")
+
+
+@pytest.mark.parametrize(
+    ("alphas", "text"),
+    [
+        (
+            (-0.16, -0.14),
+            "The optimal learning rate falls with the batch size as a power, exponent -0.16 to -0.14.",
+        ),
+        ((0.3, 0.3), "The optimal learning rate rises with the batch size as a power, exponent 0.30."),
+        ((-0.2, 0.3), "rising at some losses and falling at others."),
+    ],
+)
+def test_the_headline_of_a_power_follows_its_sign(demo: Case, alphas: tuple[float, float], text: str) -> None:
+    group = demo.fit.groups[0]
+    targets = [
+        target.model_copy(
+            update={
+                "verdict": "power",
+                "laws": [LawFit(name="power", parameters={"a": 0.1, "alpha": alpha}, aicc=1.0, weight=1.0)],
+            }
+        )
+        for target, alpha in zip(group.targets, alphas, strict=False)
+    ]
+    assert headline(group.model_copy(update={"targets": targets}))[1].endswith(text)
+    mixed = [*targets[:1], group.targets[0]]
+    pace = "rising" if alphas[0] > 0 else "falling"
+    assert f"power law ({pace}) at 1" in headline(group.model_copy(update={"targets": mixed}))[1]
+
+
+def card_of(group: GroupFit, name: str, problems: Sequence[ProblemRecord] = ()) -> Card:
+    return next(card for card in key_numbers(group, problems) if card.title == name)
+
+
+def test_the_card_of_b_peak_says_where_the_losses_disagree(demo: Case) -> None:
+    group = demo.fit.groups[0]
+    bounds = [
+        interval(None, 512.0, None, "lower_bound", "x"),
+        interval(None, None, 31.0, "upper_bound", "x"),
+        interval(None, 100.0, None, "lower_bound", "x"),
+    ]
+    targets = [one.model_copy(update={"b_peak": b}) for one, b in zip(group.targets, bounds, strict=False)]
+    card = card_of(group.model_copy(update={"targets": targets}), "B_peak")
+    assert card.value == "no single value"
+    assert card.notes[:2] == ("above 512 at loss 1.8", "below 31 at loss 1.2")
+
+
+def test_a_peak_that_is_not_established_is_no_value_and_no_bound(demo: Case) -> None:
+    group = demo.fit.groups[0]
+    closed = interval(None, 11.2, 25.0, "not_identified", "x")
+    targets = [group.targets[0].model_copy(update={"b_peak": closed, "verdict": "inconclusive"})]
+    one = group.model_copy(update={"targets": targets})
+    card = card_of(one, "B_peak")
+    assert (card.value, card.notes[0]) == ("not established", "not established; if any, 11 to 25 at loss 1.8")
+    info = report_info(demo.fit.model_copy(update={"groups": [one]}), demo.cells)
+    assert isinstance(info.groups[0].b_peak, Missing)
+    assert not any("B_peak" in text for text in info.groups[0].next_runs)
+
+
+def test_the_card_of_b_crit_says_where_the_hyperbola_fits_poorly(demo: Case) -> None:
+    group = demo.fit.groups[0]
+    assert "fits poorly" not in " ".join(card_of(group, "B_crit", demo.fit.problems).notes)
+    what = "steps to loss 0.6: Steps fall with the batch size faster than the hyperbola: its exponent is 1.28 (...)."
+    ours, other = (ProblemRecord(run=None, what=f"optimizer {name}: {what}") for name in ("sign", "adamw"))
+    assert "at loss 0.6 (" in card_of(group, "B_crit", [ours]).notes[0]
+    assert card_of(group, "B_crit", [ours]).notes[0].endswith("(the hyperbola fits poorly)")
+    assert "fits poorly" not in " ".join(card_of(group, "B_crit", [other]).notes)
+
+
+def test_parameters_at_the_limit_of_the_search_are_no_estimates(demo: Case) -> None:
+    group = demo.fit.groups[0]
+    stuck = [
+        LawFit(
+            name="surge_plateau", parameters={"a": 1.0, "b_s": 4e3, "kappa": 1000.0}, aicc=None, weight=None
+        ),
+        LawFit(name="sgd_saturation", parameters={"eps_max": 1.0, "b_noise": 0.004}, aicc=None, weight=None),
+        LawFit(name="surge", parameters={"eps_max": 1.0, "b_noise": 40.0}, aicc=None, weight=None),
+    ]
+    rows = laws_table([group.targets[0].model_copy(update={"laws": stuck})]).rows
+    marked = {row[1].removesuffix(" ←"): row[2].count("(at the limit of the search)") for row in rows}
+    assert marked == {"Surge with plateau": 1, "Saturation, SGD": 1, "Surge": 0}
+    assert "kappa = 1000 (at the limit of the search)" in rows[0][2]
 
 
 def test_problems_of_one_kind_are_counted_together(demo: Case) -> None:
