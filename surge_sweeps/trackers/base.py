@@ -64,9 +64,15 @@ class ScriptRun(Protocol):
     def finish(self, exit_code: int | None) -> Status:
         """Close the run after the program ended and return its status; None: it was killed or never started.
 
-        `diverged` if the newest loss it logged is not finite, else `finished` on exit code 0 if it logged anything,
-        else `crashed`.
+        On exit code 0 the newest value of the trial's loss decides: `finished` if finite, else `diverged`. Without it,
+        or on another exit code: `diverged` if the newest value of any metric ending in "loss" is not finite, else
+        `crashed`.
         """
+        ...
+
+    @property
+    def problem(self) -> str:
+        """After `finish`: why a program that exited with 0 counts as crashed, such as that it logged no loss; else empty."""
         ...
 
 
@@ -79,11 +85,14 @@ class Tracker(Protocol):
     """
 
     def open_sweep(self, sweep_id: str, name: str, definition: Mapping[str, object]) -> None:
-        """Make the place where the trials of this sweep go, or find it again."""
+        """Make the place where the trials of this sweep go, or find it again; a second call changes nothing there."""
         ...
 
-    def done_trials(self, sweep_id: str) -> Mapping[str, Status]:
-        """Trial id -> status of the trials of this sweep that ended with a result."""
+    def done_trials(self) -> Mapping[str, Status]:
+        """Trial id -> status of every trial of the project, of whatever sweep, that ended with a result.
+
+        Changes and makes nothing; a project that is not there yet has none.
+        """
         ...
 
     def close_stale(self, sweep_id: str) -> int:
@@ -94,8 +103,10 @@ class Tracker(Protocol):
         """Open the run of one trial; `sweep_id` None writes a run that belongs to no sweep."""
         ...
 
-    def start_script(self, sweep_id: str, trial_id: str, config: Mapping[str, Scalar]) -> ScriptRun:
-        """Open the run of one trial that a program of the user's own will do."""
+    def start_script(
+        self, sweep_id: str, trial_id: str, config: Mapping[str, Scalar], loss: str
+    ) -> ScriptRun:
+        """Open the run of one trial that a program of the user's own will do; `loss`: the metric it must log."""
         ...
 
     def write_runs(self, sweep_id: str, records: Sequence[RunRecord]) -> None:

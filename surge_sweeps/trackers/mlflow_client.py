@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import logging
 import os
-import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from surge_sweeps.errors import TrackerError
+from surge_sweeps.errors import MissingExtraError, TrackerError
 from surge_sweeps.extras import require
-from surge_sweeps.trackers.mlflow_uri import absolute_uri, display_uri, probe_server, sqlite_path
-
-#: What to do after a store went away; every trial whose status was written is safe.
-KEPT_HINT = "The trials done are kept: once the store can be written, call the same command again and it runs the rest."
+from surge_sweeps.trackers.mlflow_file import KEPT_HINT, cut_off_error, prepare_file
+from surge_sweeps.trackers.mlflow_uri import (
+    absolute_uri,
+    display_uri,
+    hide_credentials,
+    probe_server,
+    sqlite_path,
+)
 
 _OPEN_HINT = "See that the address is right and the store can be reached, then call the same command again."
 _FOLDER_HINT = (
@@ -30,8 +33,15 @@ _FOLDER_HINT = (
 _NOISY_LOGGERS = ("mlflow.store.db.utils", "alembic", "mlflow.store.tracking.sqlalchemy_store")
 _NO_LINKS = "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"
 _PAGE = 1000
-_LOCK_WAIT_S = 20.0
 _MESSAGE_LIMIT = 300
+#: Modules that SQLAlchemy imports for a database, and what pip calls them.
+_DRIVER_PACKAGES = {
+    "psycopg": "psycopg[binary]",
+    "psycopg2": "psycopg2-binary",
+    "MySQLdb": "mysqlclient",
+    "pymysql": "pymysql",
+    "pyodbc": "pyodbc",
+}
 
 
 def connect(uri: str) -> Any:
@@ -39,16 +49,18 @@ def connect(uri: str) -> Any:
 
     Raises:
         TrackerError: nothing answers there, or it cannot be opened.
-        MissingExtraError: mlflow is not installed.
+        MissingExtraError: mlflow, or the driver of a database, is not installed.
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     mlflow = require("mlflow", "mlflow")
     probe_server(uri)
     path = sqlite_path(uri)
-    if path is not None:
-        _probe_sqlite(path)
     is_folder = urlsplit(uri).scheme in ("", "file")
-    with store_errors(uri, "opened", _FOLDER_HINT if is_folder else _OPEN_HINT):
+    hint = _FOLDER_HINT if is_folder else _OPEN_HINT
+    if path is not None:
+        with store_errors(uri, "made", hint):
+            prepare_file(path)
+    with store_errors(uri, "opened", hint, path), _driver_errors():
         return mlflow.MlflowClient(absolute_uri(uri))
 
 
@@ -88,20 +100,39 @@ def quoted(text: str) -> str:
 
 
 @contextmanager
-def store_errors(uri: str, doing: str, hint: str = KEPT_HINT) -> Iterator[None]:
+def store_errors(
+    uri: str, doing: str, hint: str = KEPT_HINT, opened_file: Path | None = None
+) -> Iterator[None]:
     """Turn whatever MLflow raises inside into a `TrackerError`, and keep its own log quiet meanwhile.
 
     Args:
         uri: the store. doing: what failed, as a participle ("opened", "written"). hint: the next thing to do.
+        opened_file: a SQLite store's file that is being opened, to say so where its creation was cut off.
     """
     with _quiet():
         try:
             yield
         except _failures() as error:
-            raise TrackerError(
-                f"the MLflow store {display_uri(uri)} could not be {doing}: {_first_line(error).rstrip('.')}.",
-                hint,
+            cause = _cause(error, uri).rstrip(".")
+            cut_off = cut_off_error(opened_file, cause) if opened_file else None
+            raise cut_off or TrackerError(
+                f"the MLflow store {display_uri(uri)} could not be {doing}: {cause}.", hint
             ) from error
+
+
+@contextmanager
+def _driver_errors() -> Iterator[None]:
+    try:
+        yield
+    except ImportError as error:
+        module = error.name or str(error)
+        package = _DRIVER_PACKAGES.get(module)
+        raise MissingExtraError(
+            f"the database driver {module!r} is not installed.",
+            f"Install it with: pip install '{package}'"
+            if package
+            else "Install the package that holds it, or use another kind of store.",
+        ) from error
 
 
 def _failures() -> tuple[type[Exception], ...]:
@@ -115,12 +146,28 @@ def _failures() -> tuple[type[Exception], ...]:
     return tuple(failures)
 
 
-def _first_line(error: BaseException) -> str:
+def _cause(error: BaseException, uri: str) -> str:
     # The outer errors wrap SQL statements around the cause; SQLAlchemy keeps the driver's own in `orig`.
     while (cause := getattr(error, "orig", None) or error.__cause__) is not None:
         error = cause
-    lines = str(error).strip().splitlines()
-    return lines[0][:_MESSAGE_LIMIT] if lines else type(error).__name__
+    text = hide_credentials(str(error).replace(uri, display_uri(uri))).strip()
+    return shorten(text.splitlines()[0], _MESSAGE_LIMIT) if text else type(error).__name__
+
+
+def shorten(text: str, limit: int) -> str:
+    """A text of at most `limit` characters, cut after a sentence where one ends in its second half, else a word.
+
+    >>> shorten("It is full. See http://example.org", 20)
+    'It is full.'
+    >>> shorten("Detected something odd", 14)
+    'Detected ...'
+    """
+    if len(text) <= limit:
+        return text
+    end = text.rfind(". ", limit // 2, limit)
+    if end >= 0:
+        return text[: end + 1]
+    return f"{text[: limit - 3].rpartition(' ')[0] or text[: limit - 4]} ..."
 
 
 @contextmanager
@@ -141,66 +188,3 @@ def _quiet() -> Iterator[None]:
             del os.environ[_NO_LINKS]
         else:
             os.environ[_NO_LINKS] = before
-
-
-def _probe_sqlite(path: Path) -> None:
-    # MLflow tries an unusable file for 100 s before it says so.
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with closing(sqlite3.connect(path, timeout=_LOCK_WAIT_S, isolation_level=None)) as connection:
-            connection.execute("BEGIN IMMEDIATE")
-            connection.execute("ROLLBACK")
-    except (OSError, sqlite3.Error) as error:
-        raise TrackerError(
-            f"the MLflow store {path} cannot be written: {error}.",
-            "See that it is an SQLite file you may write and that no other program holds it, then call again.",
-        ) from error
-
-
-class FileGuard:
-    """Notices that a SQLite store's file was deleted or replaced; SQLite itself would write on into the void."""
-
-    def __init__(self, uri: str) -> None:
-        self._path = sqlite_path(uri)
-        self._identity = self._look()
-
-    def check(self) -> None:
-        """Raises `TrackerError` when the file is no longer the one that was opened."""
-        if self._path is not None and (self._identity is None or self._look() != self._identity):
-            raise TrackerError(
-                f"the MLflow store {self._path} was deleted or replaced while it was being written.",
-                "Put it back, or call the same command again: it runs every trial that is not in the store.",
-            )
-
-    def check_holds(self, experiment_id: str) -> None:
-        """Raises `TrackerError` when MLflow writes to a file other than the one at the path.
-
-        MLflow keeps its connections for the life of a process, so after a deletion it may hold the old file.
-        """
-        if self._path is None:
-            return
-        self.check()
-        try:
-            with closing(
-                sqlite3.connect(f"{self._path.as_uri()}?mode=ro", uri=True, timeout=_LOCK_WAIT_S)
-            ) as connection:
-                query = "SELECT 1 FROM experiments WHERE experiment_id = ?"
-                found = connection.execute(query, (experiment_id,)).fetchone()
-        except sqlite3.Error as error:
-            raise TrackerError(
-                f"the MLflow store {self._path} cannot be read: {error}.", KEPT_HINT
-            ) from error
-        if found is None:
-            raise TrackerError(
-                f"the MLflow store {self._path} was replaced and MLflow still holds the old file.",
-                "Call the same command again in a new Python process (in a notebook: restart the kernel).",
-            )
-
-    def _look(self) -> tuple[int, int] | None:
-        if self._path is None:
-            return None
-        try:
-            found = self._path.stat()
-        except OSError:
-            return None
-        return found.st_dev, found.st_ino

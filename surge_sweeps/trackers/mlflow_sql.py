@@ -17,10 +17,12 @@ from pathlib import Path
 import numpy as np
 
 from surge_sweeps.curve_cache import Series, join_series
+from surge_sweeps.curves import RESULT_STATUSES, Status
 from surge_sweeps.errors import TrackerError
-from surge_sweeps.trackers.mlflow_record import NOT_TRIALS, TAG_KIND
+from surge_sweeps.trackers.mlflow_file import cut_off_error
+from surge_sweeps.trackers.mlflow_record import NOT_TRIALS, TAG_KIND, TAG_STATUS, TAG_TRIAL_ID
 from surge_sweeps.trackers.mlflow_runs import make_run, restore_infinities, unknown_experiment
-from surge_sweeps.trackers.stored_runs import LatestPoint, StoredRun
+from surge_sweeps.trackers.stored_runs import LatestPoint, StoredRun, as_status
 
 # The better one first; a store made by an older MLflow has only the second.
 _INDEXES = ("index_metrics_run_uuid_key_step", "index_metrics_run_uuid")
@@ -47,7 +49,7 @@ def open_store(path: Path) -> Iterator[SqliteStore]:
         with closing(connection):
             yield SqliteStore(connection)
     except sqlite3.Error as error:
-        raise TrackerError(
+        raise cut_off_error(path, str(error)) or TrackerError(
             f"the MLflow store {path} cannot be read: {error}.",
             "See that it is an MLflow database and that no other program holds it, then call again.",
         ) from error
@@ -94,6 +96,24 @@ class SqliteStore:
             for run, status, start, end in rows
             if tags[run].get(TAG_KIND) not in NOT_TRIALS
         ]
+
+    def done_trials(self, experiment_id: int) -> dict[str, Status]:
+        """Trial id -> status of every active run that ended with a result, the oldest where there are several."""
+        query = (
+            "SELECT trial.value, status.value FROM runs r "
+            "JOIN tags kind ON kind.run_uuid = r.run_uuid AND kind.key = ? AND kind.value = 'trial' "
+            "JOIN tags trial ON trial.run_uuid = r.run_uuid AND trial.key = ? "
+            "JOIN tags status ON status.run_uuid = r.run_uuid AND status.key = ? "
+            "WHERE r.experiment_id = ? AND r.lifecycle_stage = 'active' ORDER BY r.start_time, r.run_uuid"
+        )
+        done: dict[str, Status] = {}
+        for trial, text in self._connection.execute(
+            query, (TAG_KIND, TAG_TRIAL_ID, TAG_STATUS, experiment_id)
+        ):
+            status = as_status(text)
+            if status in RESULT_STATUSES:
+                done.setdefault(trial, status)
+        return done
 
     def count(self, runs: Sequence[str], metric: str) -> list[int | None]:
         """How many points of the metric each run has."""

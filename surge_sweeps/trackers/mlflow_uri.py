@@ -9,7 +9,7 @@ import os
 import re
 import socket
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from surge_sweeps.errors import TrackerError
@@ -18,6 +18,8 @@ from surge_sweeps.errors import TrackerError
 DEFAULT_URI = "sqlite:///mlflow.db"
 
 _SQLITE = re.compile(r"sqlite(?:\+\w+)?:///(?P<path>[^?]*)(?:\?.*)?", re.DOTALL)
+#: A password may hold anything but "@", as SQLAlchemy takes it; a host with a port and a path is none.
+_CREDENTIALS = re.compile(r"(://)(?:[^\s/?#@:]*:(?!\d+(?:[/?#]|$))[^\s@]*@|[^\s/?#]*@)")
 _PROBE_TIMEOUT_S = 5.0
 
 
@@ -49,7 +51,7 @@ def sqlite_path(uri: str) -> Path | None:
         return None
     if path in ("", ":memory:"):
         raise TrackerError(
-            f"the store {uri!r} names no file.",
+            f"the store {display_uri(uri)!r} names no file.",
             "Name one, such as sqlite:///mlflow.db (relative) or sqlite:////abs.db.",
         )
     return Path(path).absolute()
@@ -69,10 +71,16 @@ def display_uri(uri: str) -> str:
     >>> display_uri("sqlite:///mlflow.db")
     'sqlite:///mlflow.db'
     """
-    if uri.startswith("sqlite"):
-        return uri.partition("?")[0]
-    parts = urlsplit(uri)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+    return hide_credentials(uri).partition("?")[0].partition("#")[0]
+
+
+def hide_credentials(text: str) -> str:
+    """A text whose URIs show no user and no password, whatever their scheme.
+
+    >>> hide_credentials("no answer from mysql://me:a/b?c@host/runs, sqlite:////me@home/x.db")
+    'no answer from mysql://host/runs, sqlite:////me@home/x.db'
+    """
+    return _CREDENTIALS.sub(r"\1", text)
 
 
 def probe_server(uri: str) -> None:

@@ -6,17 +6,19 @@ and the last thing written: a run without it was cut off, and `close_stale` says
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from surge_sweeps.curves import RESULT_STATUSES, Status
-from surge_sweeps.errors import TrackerError
+from surge_sweeps.errors import TrackerError, UnknownNameError
 from surge_sweeps.extras import require
 from surge_sweeps.trackers.base import RunRecord, RunWriter, Scalar, ScriptRun
-from surge_sweeps.trackers.mlflow_client import FileGuard, connect, quoted, search_all_runs, store_errors
+from surge_sweeps.trackers.mlflow_buffer import BufferedRun, now_ms
+from surge_sweeps.trackers.mlflow_client import connect, quoted, search_all_runs, store_errors
+from surge_sweeps.trackers.mlflow_file import FileGuard, is_missing
 from surge_sweeps.trackers.mlflow_record import (
     TAG_KIND,
     TAG_PARENT,
@@ -33,10 +35,8 @@ from surge_sweeps.trackers.mlflow_record import (
 )
 from surge_sweeps.trackers.mlflow_runs import unknown_experiment
 from surge_sweeps.trackers.mlflow_script import MlflowScriptRun
-from surge_sweeps.trackers.mlflow_uri import absolute_uri, resolve_uri
-
-FLUSH_POINTS = 1000
-FLUSH_SECONDS = 15.0
+from surge_sweeps.trackers.mlflow_sql import open_store
+from surge_sweeps.trackers.mlflow_uri import absolute_uri, resolve_uri, sqlite_path
 
 _BATCH_ENTITIES = 1000  # metrics, parameters and tags together, in one call
 _BATCH_PARAMS = 100
@@ -54,31 +54,38 @@ class MlflowTracker:
         self._project = project
         self._uri = resolve_uri(uri)
         self._parents: dict[str, str] = {}
-        self._open: dict[str, _BufferedRun] = {}
+        self._running: set[str] = set()
+        self._open: dict[str, BufferedRun] = {}
         self._scripts: set[str] = set()
 
     def open_sweep(self, sweep_id: str, name: str, definition: Mapping[str, object]) -> None:
-        """Make the sweep's parent run, or find it again, and mark it as running."""
+        """Make the sweep's parent run, or find it again; it is marked as running with its first trial."""
         tags = definition_tags(definition) | {TAG_SWEEP_NAME: name}
         entities = require("mlflow.entities", "mlflow")
         with self._writing():
             parent = self._find_parent(sweep_id)
             if parent is None:
                 kind = {TAG_KIND: "sweep", TAG_SWEEP_ID: sweep_id}
-                parent = self._client.create_run(self._experiment_id, tags=kind, run_name=name).info.run_id
-            self._client.log_batch(
-                parent, tags=[entities.RunTag(*item) for item in tags.items()], synchronous=True
-            )
-            self._client.update_run(parent, status="RUNNING")
-        self._parents[sweep_id] = parent
+                parent = self._client.create_run(self._experiment_id, tags=kind, run_name=name)
+                self._running.add(parent.info.run_id)
+            changed = [item for item in tags.items() if parent.data.tags.get(item[0]) != item[1]]
+            if changed:
+                run_tags = [entities.RunTag(*item) for item in changed]
+                self._client.log_batch(parent.info.run_id, tags=run_tags, synchronous=True)
+        self._parents[sweep_id] = parent.info.run_id
 
-    def done_trials(self, sweep_id: str) -> Mapping[str, Status]:
-        """Trial id -> status of the trials of this sweep that ended with a result."""
+    def done_trials(self) -> Mapping[str, Status]:
+        """Trial id -> status of every trial of the experiment that ended with a result; makes no store."""
+        path = sqlite_path(self._uri)
+        if path is not None:
+            if "_guard" in self.__dict__:
+                self._guard.check()
+            return {} if is_missing(path) else _done_in_file(path, self._project)
         done: dict[str, Status] = {}
         with self._writing("read"):
-            for run in self._trials(sweep_id):
+            for run in self._search(f"tags.`{TAG_KIND}` = 'trial' AND tags.`{TAG_STATUS}` != 'crashed'"):
                 status = run.data.tags.get(TAG_STATUS)
-                if status in RESULT_STATUSES:
+                if status in RESULT_STATUSES and TAG_TRIAL_ID in run.data.tags:
                     done.setdefault(run.data.tags[TAG_TRIAL_ID], status)
         return done
 
@@ -103,11 +110,13 @@ class MlflowTracker:
         params = params_text(config, trial_id, sweep_id)
         run_id = self._create_trial(sweep_id, trial_id, config)
         self.write_batch(run_id, [], params)
-        writer = _BufferedRun(self, run_id)
+        writer = BufferedRun(self, run_id)
         self._open[run_id] = writer
         return writer
 
-    def start_script(self, sweep_id: str, trial_id: str, config: Mapping[str, Scalar]) -> ScriptRun:
+    def start_script(
+        self, sweep_id: str, trial_id: str, config: Mapping[str, Scalar], loss: str
+    ) -> ScriptRun:
         """Open the run of one trial for a program that logs through MLflow's fluent interface."""
         params = params_text(config, trial_id, sweep_id)
         run_id = self._create_trial(sweep_id, trial_id, config)
@@ -117,7 +126,7 @@ class MlflowTracker:
             "MLFLOW_EXPERIMENT_ID": self._experiment_id,
             "MLFLOW_RUN_ID": run_id,
         }
-        return MlflowScriptRun(self, run_id, params, environment)
+        return MlflowScriptRun(self, run_id, params, environment, loss)
 
     def write_runs(self, sweep_id: str, records: Sequence[RunRecord]) -> None:
         """Write finished runs, whole, in order: three calls to the store for each."""
@@ -126,22 +135,22 @@ class MlflowTracker:
             params_text(record.config, record.trial_id, sweep_id)
             summary_tags(record.summary)
         for record in records:
-            metrics = _record_metrics(record, _now_ms())
+            metrics = _record_metrics(record, now_ms())
             params = params_text(record.config, record.trial_id, sweep_id)
             run_id = self._create_trial(sweep_id, record.trial_id, record.config)
             self.end_run(run_id, metrics, params, record.status, record.summary)
 
     def close(self) -> None:
-        """Write what is buffered and mark the parent runs as finished. A second call does nothing."""
+        """Write what is buffered and end the parent runs that were running. A second call does nothing."""
         for writer in list(self._open.values()):
             writer.flush()
         self._open.clear()
-        if not self._parents:
-            return
-        with self._writing():
-            for parent in self._parents.values():
-                self._client.set_terminated(parent, "FINISHED")
         self._parents.clear()
+        if self._running:
+            with self._writing():
+                for parent in self._running:
+                    self._client.set_terminated(parent, "FINISHED")
+        self._running.clear()
 
     def write_batch(
         self,
@@ -215,26 +224,31 @@ class MlflowTracker:
     def _create_trial(self, sweep_id: str | None, trial_id: str, config: Mapping[str, Scalar]) -> str:
         tags = {TAG_KIND: "trial", TAG_TRIAL_ID: trial_id}
         if sweep_id is not None:
-            tags |= {TAG_SWEEP_ID: sweep_id, TAG_PARENT: self._parent(sweep_id)}
+            tags |= {TAG_SWEEP_ID: sweep_id, TAG_PARENT: self._running_parent(sweep_id)}
         with self._writing():
             run = self._client.create_run(self._experiment_id, tags=tags, run_name=run_name(config, trial_id))
         return str(run.info.run_id)
 
-    def _parent(self, sweep_id: str) -> str:
+    def _running_parent(self, sweep_id: str) -> str:
         if sweep_id not in self._parents:
             with self._writing("read"):
-                parent = self._find_parent(sweep_id)
-            if parent is None:
+                found = self._find_parent(sweep_id)
+            if found is None:
                 raise TrackerError(
                     f"the project {self._project!r} has no sweep {sweep_id!r}.",
                     "Open the sweep before its trials.",
                 )
-            self._parents[sweep_id] = parent
-        return self._parents[sweep_id]
+            self._parents[sweep_id] = found.info.run_id
+        parent = self._parents[sweep_id]
+        if parent not in self._running:
+            with self._writing():
+                self._client.update_run(parent, status="RUNNING")
+            self._running.add(parent)
+        return parent
 
-    def _find_parent(self, sweep_id: str) -> str | None:
+    def _find_parent(self, sweep_id: str) -> Any:
         found = self._search(f"tags.`{TAG_KIND}` = 'sweep' AND tags.`{TAG_SWEEP_ID}` = {quoted(sweep_id)}")
-        return next((str(run.info.run_id) for run in found), None)
+        return next(found, None)
 
     def _trials(self, sweep_id: str) -> list[Any]:
         which = f"tags.`{TAG_KIND}` = 'trial' AND tags.`{TAG_SWEEP_ID}` = {quoted(sweep_id)}"
@@ -244,52 +258,19 @@ class MlflowTracker:
         return search_all_runs(self._client, self._experiment_id, query)
 
 
-class _BufferedRun:
-    """One open run whose points wait until there are enough of them, or until they have waited long enough."""
-
-    def __init__(self, tracker: MlflowTracker, run_id: str) -> None:
-        self._tracker = tracker
-        self._run_id = run_id
-        self._points: list[Any] = []
-        self._names: set[str] = set()
-        self._flushed_s = time.monotonic()
-        self._done = False
-
-    def log(self, step: int, values: Mapping[str, float]) -> None:
-        if self._done:
-            raise TrackerError(
-                "the run is finished and takes no more points.", "Open another run for the trial."
-            )
-        check_names(values.keys() - self._names, "metric")
-        self._names |= values.keys()
-        metric = require("mlflow.entities", "mlflow").Metric
-        now_ms = _now_ms()
-        self._points += [metric(name, float(value), now_ms, int(step)) for name, value in values.items()]
-        if len(self._points) >= FLUSH_POINTS or time.monotonic() - self._flushed_s >= FLUSH_SECONDS:
-            self.flush()
-
-    def finish(self, status: Status, summary: Mapping[str, Scalar] | None = None) -> None:
-        if self._done:
-            return
-        self._tracker.end_run(self._run_id, self._points, {}, status, summary or {})
-        self._points = []
-        self._done = True
-
-    def flush(self) -> None:
-        if self._points:
-            self._tracker.write_batch(self._run_id, self._points)
-        self._points = []
-        self._flushed_s = time.monotonic()
+def _done_in_file(path: Path, project: str) -> dict[str, Status]:
+    with open_store(path) as store:
+        try:
+            experiment_id = store.experiment_id(project)
+        except UnknownNameError:  # made with the first sweep
+            return {}
+        return store.done_trials(experiment_id)
 
 
-def _record_metrics(record: RunRecord, now_ms: int) -> list[Any]:
+def _record_metrics(record: RunRecord, written_ms: int) -> list[Any]:
     metric = require("mlflow.entities", "mlflow").Metric
     return [
-        metric(name, float(value), now_ms, int(step))
+        metric(name, float(value), written_ms, int(step))
         for name, series in record.metrics.items()
         for step, value in series
     ]
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
