@@ -20,7 +20,7 @@ MODEL: dict[str, Scalar] = {"workload": "digits", "model": "mlp"}
 
 #: From scratch: a run stops at its target loss, or after this much.
 SCRATCH_BUDGET: dict[str, Scalar] = {"max_steps": 1500, "max_examples": 80_000}
-SCRATCH_SEEDS = 5
+SCRATCH_SEEDS = 8
 
 #: The reference run whose checkpoints the branches start from.
 REFERENCE: dict[str, Scalar] = {

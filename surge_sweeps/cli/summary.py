@@ -10,8 +10,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from surge_sweeps.fitting import SurgeFit
-from surge_sweeps.fitting.result import TargetFit
-from surge_sweeps.report.numbers import lr_text
+from surge_sweeps.fitting.result import Interval, TargetFit
+from surge_sweeps.report.numbers import count_text, lr_text
 from surge_sweeps.report.sentences import recommendation, why_no_schedule
 from surge_sweeps.report.words import VERDICTS, family_of, interval_text, slope_text, target_label
 
@@ -50,8 +50,14 @@ def _table(targets: Sequence[TargetFit]) -> Table:
         verdict = "cannot tell" if target.verdict == "inconclusive" else VERDICTS[target.verdict][0]
         b_crit = interval_text(target.tradeoff.b_crit) if target.tradeoff else ""
         rates = [_rate(target, size) for size in ends]
-        table.add_row(target_label(target), verdict, *rates, interval_text(target.b_peak), b_crit)
+        table.add_row(target_label(target), verdict, *rates, _peak(target.b_peak), b_crit)
     return table
+
+
+def _peak(interval: Interval) -> str:
+    if interval.status == "not_identified" and interval.low is not None and interval.high is not None:
+        return f"{count_text(interval.low)} to {count_text(interval.high)}, if any"
+    return interval_text(interval)
 
 
 def _rate(target: TargetFit, batch_size: int) -> str:

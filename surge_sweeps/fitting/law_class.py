@@ -26,8 +26,8 @@ _SIMPLE: tuple[VerdictName, ...] = ("constant", "sqrt", "linear")
 def law_class(fit: LawFit, batch_sizes: FloatArray) -> VerdictName:
     """The simplest class whose curve equals the fitted one within `SAME_WITHIN` at the measured batch sizes.
 
-    A surge law that peaks at or beyond the largest batch size is a saturation there, as is one with kappa <= 1; one
-    that peaks at or below the smallest only falls, which is a power.
+    A surge law that falls by less than `SAME_WITHIN` up to the largest batch size is a saturation there, as is one
+    with kappa <= 1; one that rises by less than that from the smallest only falls, which is a power.
 
     >>> far = LawFit(name="adam_saturation", parameters={"a": 1.0, "b_s": 1e6}, aicc=0.0, weight=1.0)
     >>> law_class(far, np.array([4.0, 64.0, 512.0])), law_class(far, np.array([1e4, 1e6, 1e8]))
@@ -46,7 +46,12 @@ def law_class(fit: LawFit, batch_sizes: FloatArray) -> VerdictName:
     peak = peak_batch_size(fit.name, fit.parameters)
     if peak is None or peak >= batch_sizes[-1]:
         return "saturation"
-    return "power" if peak <= batch_sizes[0] else "surge"
+    if peak <= batch_sizes[0]:
+        return "power"
+    top = np.log(float(LAWS[fit.name].evaluate(peak, **fit.parameters)))
+    if top - curve[-1] <= np.log(SAME_WITHIN):
+        return "saturation"
+    return "power" if top - curve[0] <= np.log(SAME_WITHIN) else "surge"
 
 
 def law_rises(fit: LawFit) -> bool:

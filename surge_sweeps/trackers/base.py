@@ -72,7 +72,7 @@ class ScriptRun(Protocol):
 
     @property
     def problem(self) -> str:
-        """After `finish`: why a program that exited with 0 counts as crashed, such as that it logged no loss; else empty."""
+        """After `finish`: why a program that exited with 0 counts as crashed (it logged no loss); else empty."""
         ...
 
 

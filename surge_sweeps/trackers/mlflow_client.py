@@ -60,7 +60,7 @@ def connect(uri: str) -> Any:
     if path is not None:
         with store_errors(uri, "made", hint):
             prepare_file(path)
-    with store_errors(uri, "opened", hint, path), _driver_errors():
+    with store_errors(uri, "opened", hint, path), _address_errors(uri):
         return mlflow.MlflowClient(absolute_uri(uri))
 
 
@@ -121,9 +121,14 @@ def store_errors(
 
 
 @contextmanager
-def _driver_errors() -> Iterator[None]:
+def _address_errors(uri: str) -> Iterator[None]:
     try:
         yield
+    except ValueError as error:
+        raise TrackerError(
+            f"{display_uri(uri)!r} is no address of a store: {_cause(error, uri).rstrip('.')}.",
+            "Write it as dialect://user:password@host:port/database.",
+        ) from error
     except ImportError as error:
         module = error.name or str(error)
         package = _DRIVER_PACKAGES.get(module)

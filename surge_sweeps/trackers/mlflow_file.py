@@ -143,7 +143,8 @@ def _make_store(path: Path) -> None:
 def _move_into_place(temporary: Path, path: Path) -> None:
     """Give the new store its name, unless another process has made one meanwhile: then that one stays."""
     if path.exists():
-        _replace_empty(temporary, path)
+        if is_missing(path):
+            _replace_empty(temporary, path)
         return
     try:
         os.link(temporary, path)

@@ -73,7 +73,7 @@ def test_a_sweep_through_a_server_reads_like_the_file_behind_it(
     run.log(2, {"eval/loss": 1.0, "examples": 16.0})
     run.finish("finished")
     abandoned = tracker.start_run("s1", "t4", {"lr": 0.5, "batch_size": 8, "seed": 2})
-    assert dict(tracker.done_trials("s1")) == {"t1": "finished", "t2": "diverged", "t3": "finished"}
+    assert dict(tracker.done_trials()) == {"t1": "finished", "t2": "diverged", "t3": "finished"}
     tracker.close()
     del abandoned
     assert open_tracker("mlflow", "demo", server).close_stale("s1") == 1

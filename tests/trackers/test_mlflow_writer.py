@@ -21,8 +21,8 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import ViewType
 
-from surge_sweeps.errors import TrackerError
-from surge_sweeps.trackers import collect, mlflow_client, mlflow_writer, open_tracker
+from surge_sweeps.errors import MissingExtraError, TrackerError
+from surge_sweeps.trackers import collect, mlflow_buffer, mlflow_file, mlflow_writer, open_tracker
 from surge_sweeps.trackers.base import RunRecord, Tracker
 from surge_sweeps.trackers.mlflow_record import definition_from_tags
 
@@ -91,13 +91,15 @@ def test_diverged_is_a_result_and_crashed_a_failure(
     child = next(run for run in all_runs(client) if run.data.tags["surge.kind"] == "trial")
     assert child.info.status == expected
     assert child.data.tags["surge.status"] == status
-    assert (dict(tracker.done_trials("s1")) == {"t1": status}) == (status != "crashed")
+    assert (dict(tracker.done_trials()) == {"t1": status}) == (status != "crashed")
 
 
 def test_a_sweep_opened_again_is_found_not_doubled(tracker: Tracker, uri: str, client: MlflowClient) -> None:
     tracker.close()
     again = open_tracker("mlflow", "demo", uri)
     again.open_sweep("s1", "digits", {"longer": "x" * 9000})
+    assert [run.info.status for run in all_runs(client)] == ["FINISHED"]
+    again.start_run("s1", "t1", {"lr": 0.1, "batch_size": 8})
     parents = [run for run in all_runs(client) if run.data.tags["surge.kind"] == "sweep"]
     assert [run.info.status for run in parents] == ["RUNNING"]
     assert definition_from_tags(parents[0].data.tags) == {"longer": "x" * 9000}
@@ -115,11 +117,11 @@ def test_a_killed_run_is_closed_and_its_trial_runs_again_without_doubles(
     resumed.open_sweep("s1", "digits", {})
     assert resumed.close_stale("s1") == 1
     assert resumed.close_stale("s1") == 0
-    assert dict(resumed.done_trials("s1")) == {"t1": "finished"}
+    assert dict(resumed.done_trials()) == {"t1": "finished"}
     resumed.write_runs("s1", [record("t2", lr=0.2)])
     resumed.close()
 
-    assert dict(resumed.done_trials("s1")) == {"t1": "finished", "t2": "finished"}
+    assert dict(resumed.done_trials()) == {"t1": "finished", "t2": "finished"}
     results = collect("demo", uri=uri).results()
     assert sorted(results.runs["trial_id"]) == ["t1", "t2"]
 
@@ -132,7 +134,7 @@ def test_a_kill_between_the_status_and_the_end_loses_nothing(
     client.update_run(child.info.run_id, status="RUNNING")
     assert tracker.close_stale("s1") == 0
     assert client.get_run(child.info.run_id).info.status == "FINISHED"
-    assert dict(tracker.done_trials("s1")) == {"t1": "finished"}
+    assert dict(tracker.done_trials()) == {"t1": "finished"}
 
 
 def test_points_wait_for_a_batch_and_keep_the_time_they_were_logged(
@@ -154,7 +156,7 @@ def test_points_wait_for_a_batch_and_keep_the_time_they_were_logged(
         run.log(2, {"eval/loss": 1.0})
 
     slow = tracker.start_run("s1", "t2", {"lr": 0.1, "batch_size": 8})
-    monkeypatch.setattr(mlflow_writer, "FLUSH_SECONDS", 0.0)
+    monkeypatch.setattr(mlflow_buffer, "FLUSH_SECONDS", 0.0)
     slow.log(1, {"train/loss": 1.0})
     written = [run for run in all_runs(client) if run.data.metrics == {"train/loss": 1.0}]
     assert len(written) == 1
@@ -255,7 +257,7 @@ def test_a_store_that_vanishes_in_mid_run_is_said_and_the_rest_runs_later(
     assert replace or not database.exists()
 
     aside.replace(database)
-    assert dict(tracker.done_trials("s1")) == {"t1": "finished"}
+    assert dict(tracker.done_trials()) == {"t1": "finished"}
     run.finish("finished")
     tracker.write_runs("s1", [record("t3")])
     assert sorted(collect("demo", uri=uri).results().runs["trial_id"]) == ["t1", "t2", "t3"]
@@ -280,7 +282,7 @@ def test_a_store_that_refuses_writes_in_mid_run_keeps_the_trials_done(
 
 
 def test_a_locked_store_is_said(database: Path, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mlflow_client, "_LOCK_WAIT_S", 0.1)
+    monkeypatch.setattr(mlflow_file, "_LOCK_WAIT_S", 0.1)
     with closing(sqlite3.connect(database, isolation_level=None)) as holder:
         holder.execute("BEGIN EXCLUSIVE")
         with pytest.raises(TrackerError, match="database is locked"):
@@ -348,7 +350,7 @@ sys.exit(int(sys.argv[2]))
 def test_a_users_own_script_logs_into_the_run_of_its_trial(
     tracker: Tracker, uri: str, tmp_path: Path
 ) -> None:
-    run = tracker.start_script("s1", "t1", {"lr": 0.25, "batch_size": 8, "seed": 3})
+    run = tracker.start_script("s1", "t1", {"lr": 0.25, "batch_size": 8, "seed": 3}, "loss")
     assert tracker.close_stale("s1") == 0
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, "0.5", "0"],
@@ -357,9 +359,9 @@ def test_a_users_own_script_logs_into_the_run_of_its_trial(
         check=False,
     )
     assert run.finish(done.returncode) == "finished"
-    silent = tracker.start_script("s1", "t2", {"lr": 0.5, "batch_size": 8, "seed": 3})
+    silent = tracker.start_script("s1", "t2", {"lr": 0.5, "batch_size": 8, "seed": 3}, "loss")
     assert silent.finish(0) == "crashed"
-    assert dict(tracker.done_trials("s1")) == {"t1": "finished"}
+    assert dict(tracker.done_trials()) == {"t1": "finished"}
     curves = collect("demo", uri=uri, loss="loss")
     assert curves.runs[["trial_id", "lr", "batch_size", "seed"]].iloc[0].tolist() == ["t1", 0.25, 8, 3]
     assert curves.points["loss"].tolist() == [0.5] * 3
@@ -368,21 +370,102 @@ def test_a_users_own_script_logs_into_the_run_of_its_trial(
 def test_a_script_that_outlived_its_launcher_is_run_again(
     tracker: Tracker, uri: str, client: MlflowClient
 ) -> None:
-    run = tracker.start_script("s1", "t1", {"lr": 0.25, "batch_size": 8})
+    run = tracker.start_script("s1", "t1", {"lr": 0.25, "batch_size": 8}, "loss")
     client.set_terminated(run.environment["MLFLOW_RUN_ID"])
     again = open_tracker("mlflow", "demo", uri)
     assert again.close_stale("s1") == 1
-    assert dict(again.done_trials("s1")) == {}
+    assert dict(again.done_trials()) == {}
 
 
 @pytest.mark.parametrize(
-    ("exit_code", "loss", "status"),
-    [(0, 1.0, "finished"), (0, math.nan, "diverged"), (1, math.inf, "diverged"), (1, 1.0, "crashed"),
-     (None, 1.0, "crashed"), (None, math.nan, "crashed")],
-)  # fmt: skip
-def test_a_scripts_status_follows_from_its_end_and_its_last_loss(
-    tracker: Tracker, client: MlflowClient, exit_code: int | None, loss: float, status: str
+    ("exit_code", "metrics", "status"),
+    [
+        (0, {"val_loss": 1.0}, "finished"),
+        (0, {"val_loss": math.inf}, "diverged"),
+        (0, {"val_loss": 1.0, "aux_loss": math.nan}, "finished"),
+        (0, {"train_loss": math.nan}, "diverged"),
+        (1, {"val_loss": 1.0, "train_loss": math.nan}, "diverged"),
+        (1, {"val_loss": 1.0}, "crashed"),
+        (None, {"val_loss": math.nan}, "crashed"),
+    ],
+)
+def test_a_scripts_status_follows_from_its_end_and_the_loss_of_its_sweep(
+    tracker: Tracker,
+    client: MlflowClient,
+    exit_code: int | None,
+    metrics: dict[str, float],
+    status: str,
 ) -> None:
-    run = tracker.start_script("s1", "t1", {"lr": 0.25, "batch_size": 8})
-    client.log_metric(run.environment["MLFLOW_RUN_ID"], "val_loss", loss, step=1)
+    run = tracker.start_script("s1", "t1", {"lr": 0.25, "batch_size": 8}, "val_loss")
+    for name, value in metrics.items():
+        client.log_metric(run.environment["MLFLOW_RUN_ID"], name, value, step=1)
     assert run.finish(exit_code) == status
+    assert run.problem == ""
+
+
+def test_a_script_that_ends_well_without_the_loss_says_what_it_logged(
+    tracker: Tracker, client: MlflowClient
+) -> None:
+    run = tracker.start_script("s1", "t1", {"lr": 0.25, "batch_size": 8}, "val_loss")
+    client.log_metric(run.environment["MLFLOW_RUN_ID"], "val_ppl", 3.0, step=1)
+    assert run.finish(0) == "crashed"
+    assert run.problem == "it logged no metric 'val_loss', only: val_ppl"
+
+
+@pytest.mark.parametrize("through_client", [False, True])
+def test_a_result_counts_for_every_sweep_of_the_project(
+    tracker: Tracker,
+    uri: str,
+    client: MlflowClient,
+    record: Make,
+    monkeypatch: pytest.MonkeyPatch,
+    through_client: bool,
+) -> None:
+    tracker.open_sweep("s2", "wider", {})
+    tracker.write_runs("s1", [record("t1"), record("t2", "crashed"), record("t3"), record("t4", "diverged")])
+    tracker.write_runs("s2", [record("t5", "capped")])
+    tracker.start_run("s2", "t6", {"lr": 0.1, "batch_size": 8})
+    deleted = next(run for run in all_runs(client) if run.data.tags.get("surge.trial_id") == "t3")
+    client.delete_run(deleted.info.run_id)
+    fresh = open_tracker("mlflow", "demo", uri)
+    if through_client:
+        monkeypatch.setattr(mlflow_writer, "sqlite_path", lambda _: None)
+    assert dict(fresh.done_trials()) == {"t1": "finished", "t4": "diverged", "t5": "capped"}
+
+
+def test_a_launch_with_nothing_to_do_leaves_the_store_as_it_is(
+    tracker: Tracker, uri: str, database: Path, record: Make
+) -> None:
+    tracker.write_runs("s1", [record("t1")])
+    tracker.close()
+    before = database.read_bytes()
+    again = open_tracker("mlflow", "demo", uri)
+    definition = {"name": "digits", "parameters": {"lr": {"values": [0.1, 0.2]}}}
+    again.open_sweep("s1", "digits", definition)
+    assert dict(again.done_trials()) == {"t1": "finished"}
+    again.write_runs("s1", [])
+    again.close()
+    assert database.read_bytes() == before
+
+
+def test_looking_for_results_makes_no_store(tmp_path: Path, uri: str) -> None:
+    assert dict(open_tracker("mlflow", "other", uri).done_trials()) == {}
+    assert dict(open_tracker("mlflow", "demo", f"sqlite:///{tmp_path / 'new.db'}").done_trials()) == {}
+    assert not (tmp_path / "new.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("uri", "said"),
+    [
+        ("postgresql://me:hunter2@db/runs", "pip install 'psycopg"),
+        ("mysql://me:hunter2@db/runs", "pip install 'mysqlclient'"),
+        ("sqlite://me:hunter2@h/x.db", "sqlite://h/x.db"),
+        ("postgresql://me:hunter2@db:port/runs", "postgresql://db:port/runs' is no address"),
+        ("nonsense://me:hun/ter2@db/runs", "nonsense://db/runs"),
+    ],
+)
+def test_databases_that_cannot_be_opened_name_the_driver_and_no_secret(uri: str, said: str) -> None:
+    with pytest.raises((TrackerError, MissingExtraError)) as caught:
+        open_tracker("mlflow", "demo", uri).open_sweep("s1", "digits", {})
+    assert said in str(caught.value)
+    assert "ter2" not in str(caught.value)
