@@ -6,6 +6,7 @@ never be opened again. So a new store is made under a temporary name in the same
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import socket
@@ -24,6 +25,7 @@ KEPT_HINT = "The trials done are kept: once the store can be written, call the s
 
 _LOCK_WAIT_S = 20.0
 _MAKING = threading.Lock()
+_ATTEMPTS = itertools.count()
 #: Tables in which MLflow itself leaves rows when it makes a store.
 _OWN_ROWS = {"alembic_version": None, "experiments": "experiment_id <> 0", "workspaces": "name <> 'default'"}
 
@@ -120,7 +122,8 @@ class FileGuard:
 def _make_store(path: Path) -> None:
     prefix = f".{path.name}.{re.sub('[^A-Za-z0-9-]', '_', socket.gethostname())}-"
     _remove_leftovers(path.parent, prefix)
-    temporary = path.with_name(f"{prefix}{os.getpid()}.tmp")
+    # Numbered, since after a stop MLflow's engine for a name still holds the file that was removed.
+    temporary = path.with_name(f"{prefix}{os.getpid()}-{next(_ATTEMPTS)}.tmp")
     _remove(temporary)
     try:
         _probe(temporary, path)
@@ -167,7 +170,7 @@ def _replace_empty(temporary: Path, path: Path) -> None:
 def _remove_leftovers(folder: Path, prefix: str) -> None:
     # The host is part of the name, since process ids say nothing about another machine's processes.
     for found in folder.iterdir():
-        match = re.fullmatch(re.escape(prefix) + r"(\d{1,10})\.tmp(-journal)?", found.name)
+        match = re.fullmatch(re.escape(prefix) + r"(\d{1,10})-\d+\.tmp(-journal)?", found.name)
         if match and not _is_alive(int(match[1])):
             found.unlink(missing_ok=True)
 
