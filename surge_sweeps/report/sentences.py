@@ -62,12 +62,15 @@ def headline(group: GroupFit) -> tuple[str, str, bool]:
     if len(decided) == 1:
         title, sentence = VERDICTS[decided[0]][0], behaviour(decided[0], group.targets)
         where = f"At {count} of the {len(verdicts)} losses looked at, the" if open_ones else "The"
+        # A bold word alone would claim for all losses what was found at some.
+        title += f" at {count} of {len(verdicts)} losses" if open_ones else ""
         return title, f"{where} optimal learning rate {sentence}{open_ones}.", True
     names = [
         f"{VERDICTS[verdict][0].lower()}{direction(verdict, group.targets)} at {verdicts.count(verdict)}"
         for verdict in decided
     ]
-    titles = " / ".join(VERDICTS[verdict][0] for verdict in decided)
+    titles = " / ".join(f"{VERDICTS[verdict][0]} at {verdicts.count(verdict)}" for verdict in decided)
+    titles += f" of {len(verdicts)} losses"
     return titles, f"Of the {len(verdicts)} losses looked at, the law is {list_text(names)}{open_ones}.", True
 
 

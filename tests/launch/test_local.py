@@ -154,7 +154,12 @@ def _wait_until_the_group_is_gone(group: int) -> None:
 def test_own_script_logs_into_its_trials_run(uri: str, tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text(SCRIPT)
     sweep = Sweep(
-        lr=(0.1, 0.5, 0.9), batch_size=(8,), seed=(0, 1), command=SCRIPT_COMMAND, program="train.py"
+        lr=(0.1, 0.5, 0.9),
+        batch_size=(8,),
+        seed=(0, 1),
+        command=SCRIPT_COMMAND,
+        program="train.py",
+        loss="my loss",
     )
     result = launch(sweep, uri)
     assert (result.ended["finished"], result.ended["diverged"], result.missing) == (2, 2, 2)

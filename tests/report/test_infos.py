@@ -226,7 +226,7 @@ def test_infos_are_plain_json(demo: Case) -> None:
 
 def test_headline_says_where_the_data_cannot_tell(demo: Case) -> None:
     title, sentence, decided = headline(demo.fit.groups[0])
-    assert (title, decided) == ("Surge", True)
+    assert (title, decided) == ("Surge at 5 of 7 losses", True)
     assert sentence.startswith("At 5 of the 7 losses looked at, the optimal learning rate rises")
     assert sentence.endswith("at the others the data cannot tell.")
 
@@ -248,7 +248,7 @@ def test_verdicts_that_differ_are_all_named(demo: Case) -> None:
     group = demo.fit.groups[0]
     targets = [group.targets[0], group.targets[1].model_copy(update={"verdict": "sqrt"})]
     title, sentence, _ = headline(group.model_copy(update={"targets": targets}))
-    assert title == "Surge / Square-root law"
+    assert title == "Surge at 1 / Square-root law at 1 of 2 losses"
     assert sentence == "Of the 2 losses looked at, the law is surge at 1 and square-root law at 1."
 
 
