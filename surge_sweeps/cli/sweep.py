@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +17,7 @@ from surge_sweeps.launch.base import LaunchResult
 from surge_sweeps.launch.local import LocalLauncher
 from surge_sweeps.sweep import BUILTIN_COMMAND, SCRIPT_COMMAND, Scalar, Sweep
 from surge_sweeps.trackers import open_tracker
+from surge_sweeps.trackers.base import Tracker as TrackerStore
 
 ENGINES = ("local",)
 
@@ -108,15 +110,7 @@ def launch(
         raise UnknownNameError("engine", on, ENGINES)
     sweeps = [Sweep.read(file) for file in files]
     name = project or sweeps[0].name
-    for sweep in sweeps:
-        say(f"{sweep.name}: {_size(sweep)}", quiet=quiet)
-    store = open_tracker(tracker, name, uri)
-    try:
-        with progress_bar("training", quiet=quiet) as progress:
-            result = LocalLauncher(agents).launch(sweeps, store, progress)
-    finally:
-        store.close()
-    _tell(result)
+    result = _run_all(sweeps, open_tracker(tracker, name, uri), agents, quiet)
     if result.already_done or result.ended:
         command = ["surge-report", name, *(["--uri", uri] if uri else [])]
         command += ["--loss-column", sweeps[0].loss] if sweeps[0].loss != "eval/loss" else []
@@ -138,19 +132,23 @@ def demo(
     from surge_sweeps.demo import PROJECT, plan_demo
 
     say("Planning: common checkpoints to branch from ...", quiet=quiet)
-    plan = plan_demo(Path(PROJECT))
-    for sweep in plan:
-        say(f"  {sweep.name}: {_size(sweep)}", quiet=quiet)
-    store = open_tracker(tracker, PROJECT, uri)
-    try:
-        with progress_bar("training", quiet=quiet) as progress:
-            result = LocalLauncher(agents).launch(plan, store, progress)
-    finally:
-        store.close()
-    _tell(result)
+    _run_all(plan_demo(Path(PROJECT)), open_tracker(tracker, PROJECT, uri), agents, quiet)
     page = write_project_report(PROJECT, tracker=tracker, uri=uri, quiet=quiet)
     if open_:
         show_page(page)
+
+
+def _run_all(sweeps: Sequence[Sweep], store: TrackerStore, agents: int | None, quiet: bool) -> LaunchResult:
+    """Launch with a progress bar and tell what became of the trials."""
+    for sweep in sweeps:
+        say(f"{sweep.name}: {_size(sweep)}", quiet=quiet)
+    try:
+        with progress_bar("training", quiet=quiet) as progress:
+            result = LocalLauncher(agents).launch(sweeps, store, progress)
+    finally:
+        store.close()
+    _tell(result)
+    return result
 
 
 def _size(sweep: Sweep) -> str:
