@@ -80,7 +80,11 @@ def build_cells(runs: pd.DataFrame, responses: Responses, column: int) -> Cells:
     rounded = np.round(log_rates, 5)
     keys = pd.DataFrame({"batch": batch, "lr": rounded})
     column_index = keys.groupby("batch")["lr"].rank("dense").to_numpy(int) - 1
-    replicate = keys.groupby(["batch", "lr"]).cumcount().to_numpy()
+    # By seed and value, not by the tracker's run names: the same runs logged anew must give the same bits.
+    keys["seed"] = runs["seed"].to_numpy(float, na_value=np.inf) if "seed" in runs else 0.0
+    keys["value"] = responses.values[:, column]
+    ordered = keys.sort_values(["seed", "value"], kind="stable")
+    replicate = ordered.groupby(["batch", "lr"]).cumcount().sort_index().to_numpy()
     shape = (batch_sizes.size, int(column_index.max()) + 1, int(replicate.max()) + 1)
     values = np.full(shape, np.nan)
     exists = np.zeros(shape, dtype=bool)

@@ -301,3 +301,19 @@ def test_summary_names_every_verdict_and_batch_size(surge_fit: SurgeFit) -> None
     assert text.count("SURGE") == len(surge_fit.groups[1].targets)
     assert "steps to loss" in text
     assert "loss decrease over 10 steps from loss 1.8" in text
+
+
+def test_the_same_runs_under_other_names_give_the_same_bits() -> None:
+    grid = Grid([4, 8, 16, 32, 64, 128], np.geomspace(0.01, 0.4, 8), 3)
+    curves = simulate_training(Truth("sqrt", {"a": 0.02}), grid, np.random.default_rng(0), noise=0.1)
+    names = list(curves.runs["run"])
+    other = dict(zip(names, np.random.default_rng(1).permutation(names), strict=True))
+    renamed = build_curves(
+        curves.runs.assign(run=curves.runs["run"].map(other)),
+        curves.points.assign(run=curves.points["run"].map(other)),
+        project=curves.project,
+        source=curves.source,
+        loss_name=curves.loss_name,
+    )
+    one, two = (fit(each, target_losses=[0.5], n_draws=200) for each in (curves, renamed))
+    assert one.to_dict()["groups"] == two.to_dict()["groups"]
