@@ -122,7 +122,8 @@ class ReportInfo(Info):
 ASSUMPTIONS = (
     "An optimal learning rate is the best point of a curve fitted through the runs at one batch size, not the best"
     " run; a batch size whose best learning rate lies at the edge of the grid gives a bound instead of a value.",
-    "Intervals are 95% intervals from resampling the seeds. They cover the noise between runs and nothing else:"
+    "Intervals are 95% intervals from resampling the seeds. They cover the noise between runs and the doubt about "
+    "the curve's shape, nothing else:"
     " another model, data set, optimizer setting or learning-rate schedule can move the optimum.",
     "“Fewest steps to a loss” and “largest loss decrease over the next steps” are different questions,"
     " and their optimal learning rates need not agree.",
