@@ -7,7 +7,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 INPUTS := pyproject.toml constraints.txt
 
 .PHONY: demo test test-tree test-wheel lint format bench reference clean
@@ -24,9 +24,9 @@ test-tree: $(VENV)/.installed-test
 test-wheel: $(VENV)/.installed-test
 	rm -rf build/wheel && mkdir -p build/wheel
 	$(BIN)/python -m build --wheel --no-isolation --outdir build/wheel . > build/wheel/build.log || { cat build/wheel/build.log; exit 1; }
-	$(BIN)/python -m pip install --quiet --no-deps --target build/wheel/site build/wheel/*.whl
+	$(BIN)/python -m pip --disable-pip-version-check install --quiet --no-deps --target build/wheel/site build/wheel/*.whl
 	cp -r tests sweep_configs pyproject.toml build/wheel/
-	cd build/wheel && PYTHONPATH=site ../../$(BIN)/python -m pytest -q -m "not slow" -p no:cacheprovider tests
+	cd build/wheel && PYTHONPATH="$(CURDIR)/build/wheel/site" ../../$(BIN)/python -m pytest -q -m "not slow" -p no:cacheprovider tests
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
