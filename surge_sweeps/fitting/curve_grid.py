@@ -59,12 +59,11 @@ class CurveGrid:
             return {"b_s": np.exp(first + rest[0]), "kappa": 1 + np.exp(rest[0])}
         return {LAWS[self.law].parameters[1]: first if self.layout == "exponent" else np.exp(first)}
 
-    def curves(self, batch_sizes: FloatArray, rows: NDArray[np.intp] | None = None) -> FloatArray:
-        """(G, n) log of every curve, or of some `rows`, with multiplier 1 at the (n,) batch sizes."""
-        pick = slice(None) if rows is None else rows
-        shape = {name: values[pick, None] for name, values in self.shape().items()}
+    def curves(self, batch_sizes: FloatArray) -> FloatArray:
+        """(G, n) log of every curve with multiplier 1 at the (n,) batch sizes."""
+        shape = {name: values[:, None] for name, values in self.shape().items()}
         values = LAWS[self.law].evaluate(batch_sizes[None, :], **{LAWS[self.law].parameters[0]: 1.0}, **shape)
-        return np.log(np.broadcast_to(values, (self.size if rows is None else rows.size, batch_sizes.size)))
+        return np.log(np.broadcast_to(values, (self.size, batch_sizes.size)))
 
     def profile(self, log_likelihood: FloatArray, axis: int) -> FloatArray:
         """Best of the (G,) log likelihoods at each point of one axis."""

@@ -62,11 +62,10 @@ class LevelFit:
     """The best level of each of G curves at each of K extra scatters, all (G, K).
 
     Attributes:
-        level: log of the multiplier. level_variance: its variance. log_likelihood: at that level.
+        level: log of the multiplier. log_likelihood: at that level.
     """
 
     level: FloatArray
-    level_variance: FloatArray
     log_likelihood: FloatArray
 
 
@@ -124,10 +123,10 @@ def fit_levels(observed: Observations, curves: FloatArray, scatter_sds: FloatArr
     level = residuals @ weights / total
     chi2 = np.maximum(residuals**2 @ weights - level**2 * total, 0.0)
     log_likelihood = -0.5 * (chi2 - np.log(weights).sum(axis=0) + use.sum() * _LOG_TAU)
-    level_variance = np.broadcast_to(1 / total, level.shape).copy()
+    fit = LevelFit(level, log_likelihood)
     if not use.all():
-        _add_bounds(observed, curves, scatter_sds, weights, LevelFit(level, level_variance, log_likelihood))
-    return LevelFit(level, level_variance, log_likelihood)
+        _add_bounds(observed, curves, scatter_sds, weights, fit)
+    return fit
 
 
 def _add_bounds(
@@ -147,14 +146,13 @@ def _add_bounds(
         level = level + step
         if np.abs(step).max() < _LEVEL_TOLERANCE:
             break
-    terms, _, bend = _bound_terms(observed, kept_curves, scatters, level)
+    terms, _, _ = _bound_terms(observed, kept_curves, scatters, level)
     gain = terms - 0.5 * total[columns] * (level - center) ** 2
     hopeless = np.ones(fit.level.shape, bool)
     hopeless[rows, columns] = False
     fit.log_likelihood[hopeless] = -np.inf
     fit.log_likelihood[rows, columns] += gain
     fit.level[rows, columns] = level
-    fit.level_variance[rows, columns] = 1 / (total[columns] + bend)
 
 
 def _likely_start(
