@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -17,6 +17,10 @@ from surge_sweeps.errors import SurgeError
 
 Status = Literal["finished", "diverged", "capped", "crashed", "running", "stale"]
 
+#: What was recorded of every run: its loss curve, or one number from a table: the final loss at a budget, the loss
+#: decrease over a horizon, the steps to a goal (learning rate already tuned), or nothing but a tuned learning rate.
+Observable = Literal["loss_curve", "final", "gain", "steps", "given"]
+
 #: A run in one of these states is a result; the others are unfinished work.
 RESULT_STATUSES: tuple[Status, ...] = ("finished", "diverged", "capped")
 
@@ -25,7 +29,7 @@ RESULT_STATUSES: tuple[Status, ...] = ("finished", "diverged", "capped")
 CONTROL_COLUMNS: tuple[str, ...] = (
     "run", "trial_id", "sweep_id", "status",
     "init_from", "start_checkpoint", "start_loss",
-    "max_steps", "max_examples", "target_loss",
+    "max_steps", "max_examples", "target_loss", "response",
 )  # fmt: skip
 
 #: Beyond this a float no longer holds every whole number.
@@ -50,13 +54,15 @@ class LossCurves:
         runs: one row a run. Columns `run` (str, unique), `lr` (float > 0), `batch_size` (int > 0, in `batch_unit`),
             `seed` (nullable int), `status` (see `Status`); any of `CONTROL_COLUMNS`; every other column is a
             recorded hyper-parameter. `start_checkpoint` names the common checkpoint a run branched from, and
-            `start_loss` the loss there; both are missing for a run from scratch.
+            `start_loss` the loss there; both are missing for a run from scratch. Where `observable` is `final`, `gain`
+            or `steps`, `response` (float) holds it, NaN for a run that gave none; `lr` may be NaN for `steps`.
         points: one row a logged loss. Columns `run`, `step` (int, optimizer steps done since the run's start),
             `examples` (float, in `batch_unit`, seen since the run's start), `loss` (float; NaN and infinities kept).
             Sorted by run and step, one row per run and step.
         problems: what was dropped or repaired, in the order found.
         project: what the user called it. source: where it was read, without secrets. loss_name: the metric read.
         batch_unit: what `batch_size` and `examples` count.
+        observable: what was recorded of every run; `points` is empty unless it is `loss_curve`.
     """
 
     runs: pd.DataFrame
@@ -66,6 +72,7 @@ class LossCurves:
     source: str = ""
     loss_name: str = "loss"
     batch_unit: Literal["examples", "sequences", "tokens"] = "examples"
+    observable: Observable = "loss_curve"
 
     def results(self) -> LossCurves:
         """Only the runs that ended with a result: finished, diverged or capped."""
@@ -78,9 +85,7 @@ class LossCurves:
 
     def _with_runs(self, runs: pd.DataFrame) -> LossCurves:
         points = self.points[self.points["run"].isin(set(runs["run"]))].reset_index(drop=True)
-        return LossCurves(
-            runs, points, self.problems, self.project, self.source, self.loss_name, self.batch_unit
-        )
+        return replace(self, runs=runs, points=points)
 
 
 def build_curves(
@@ -92,6 +97,7 @@ def build_curves(
     source: str = "",
     loss_name: str = "loss",
     batch_unit: Literal["examples", "sequences", "tokens"] = "examples",
+    observable: Observable = "loss_curve",
 ) -> LossCurves:
     """Check, sort and repair raw tables into `LossCurves`.
 
@@ -99,7 +105,8 @@ def build_curves(
         runs: at least the columns `RUN_COLUMNS`.
         points: at least `run`, `step` and `loss`; a missing `examples` is filled with step times batch size. Of
             several rows with the same run and step the last one wins, and the number dropped is a problem.
-        problems: those met before, which stay in front. project, source, loss_name, batch_unit: see `LossCurves`.
+        problems: those met before, which stay in front. project, source, loss_name, batch_unit, observable: see
+            `LossCurves`.
 
     Raises:
         SurgeError: a required column is missing, or a run name stands twice.
@@ -119,7 +126,7 @@ def build_curves(
             f"the run {runs.loc[runs['run'].duplicated(), 'run'].iloc[0]!r} stands twice in the table."
         )
     found = list(problems)
-    runs = _usable_runs(runs, found)
+    runs = _usable_runs(runs, found, lr_needed=observable != "steps")
     points = _ordered_points(points[points["run"].isin(set(runs["run"]))], found)
     if "examples" not in points:
         points["examples"] = np.nan
@@ -128,14 +135,16 @@ def build_curves(
         batch = points["run"].map(runs.set_index("run")["batch_size"])
         points.loc[unknown, "examples"] = (points["step"] * batch)[unknown]
     points["examples"] = points["examples"].astype(float)
-    return LossCurves(runs, points[list(POINT_COLUMNS)], tuple(found), project, source, loss_name, batch_unit)
+    points = points[list(POINT_COLUMNS)]
+    return LossCurves(runs, points, tuple(found), project, source, loss_name, batch_unit, observable)
 
 
-def _usable_runs(runs: pd.DataFrame, found: list[Problem]) -> pd.DataFrame:
+def _usable_runs(runs: pd.DataFrame, found: list[Problem], *, lr_needed: bool) -> pd.DataFrame:
     """The runs with a learning rate and a batch size, typed and sorted; the others are named in `found`."""
     lr = pd.to_numeric(runs["lr"], errors="coerce").astype("float64")
     batch_size = pd.to_numeric(runs["batch_size"], errors="coerce").astype("float64")
-    usable = (lr > 0) & np.isfinite(lr) & (batch_size > 0) & np.isfinite(batch_size)
+    lr_usable = (lr > 0) & np.isfinite(lr) if lr_needed else (lr > 0) | lr.isna()
+    usable = lr_usable & np.isfinite(lr.fillna(1.0)) & (batch_size > 0) & np.isfinite(batch_size)
     for name in runs.loc[~usable, "run"]:
         found.append(Problem(str(name), "left out: learning rate or batch size is missing or not positive"))
     whole = (batch_size == np.floor(batch_size)) & (batch_size <= MAX_BATCH_SIZE)

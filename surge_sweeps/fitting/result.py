@@ -40,13 +40,19 @@ class Interval(_Contract):
 
 
 class Slope(_Contract):
-    """The exponent b of B ~ L**(-b) over the loss targets; `p_value` tests b = 0, two-sided."""
+    """The exponent b of B ~ L**(-b) over the loss targets; `p_value` tests b = 0, two-sided.
+
+    `p_value_kaplan` tests b = 1/0.21 = 4.76 (Kaplan et al. 2020, arXiv 2001.08361). `saturating_weight` is the Akaike
+    weight of growth that levels off against this power law; None where the targets cannot tell.
+    """
 
     exponent: float | None = None
     low: float | None = None
     high: float | None = None
     p_value: float | None = None
     status: IntervalStatus = "not_identified"
+    p_value_kaplan: float | None = None
+    saturating_weight: float | None = None
 
 
 class OptimalLR(_Contract):
@@ -74,8 +80,24 @@ class EdgePoint(_Contract):
     lr: float
 
 
+class UShape(_Contract):
+    """E(B) turns up again at small batch sizes: `p_value` of the hyperbola against that turn.
+
+    `b_crit` is the hyperbola fitted from `from_batch_size` on alone.
+    """
+
+    p_value: float
+    from_batch_size: int
+    b_crit: Interval
+
+
 class TradeoffFit(_Contract):
-    """Steps against examples: S = s_min + e_min / B, B_crit = e_min / s_min (paper eq. 20)."""
+    """Steps against examples: S = s_min + e_min / B, B_crit = e_min / s_min (paper eq. 20).
+
+    `exponent` is q of S = s_min (1 + (B_crit/B)^q), 1 for the hyperbola. `paper_b_crit` is the paper's linear fit of
+    1/S against 1/E (eq. 22), for comparison only: noise in the steps biases it low. `definitions` are other critical
+    batch sizes in use, converted from `b_crit`. `u_shape` is None unless examples turn up again at small batch sizes.
+    """
 
     s_min: float | None
     s_min_low: float | None
@@ -84,15 +106,34 @@ class TradeoffFit(_Contract):
     e_min_low: float | None
     e_min_high: float | None
     b_crit: Interval
+    exponent: Interval | None = None
+    paper_b_crit: float | None = None
+    definitions: list[Interval] = []
+    u_shape: UShape | None = None
 
 
 class LawFit(_Contract):
-    """One candidate law fitted to the optimal learning rates; `weight` is its Akaike weight among the candidates."""
+    """One candidate law fitted to the optimal learning rates.
+
+    `weight` is its Akaike weight among the candidates; `left_out_error` the root mean square error, in log LR, with
+    which it predicts a batch size left out of its fit; `selection_frequency` the share of the bootstrap draws in which
+    its AICc is the lowest.
+    """
 
     name: str
     parameters: dict[str, float]
     aicc: float | None
     weight: float | None
+    left_out_error: float | None = None
+    selection_frequency: float | None = None
+
+
+class TheoryTest(_Contract):
+    """A claim of the theory put to these data: the claim in words, what was found, and the p-value of the claim."""
+
+    name: Literal["mean_field", "b_peak_is_b_noise"]
+    statement: str
+    p_value: float | None
 
 
 class TargetFit(_Contract):
@@ -111,6 +152,7 @@ class TargetFit(_Contract):
     b_peak: Interval
     b_noise: Interval
     minimum_detectable_kappa: float | None
+    tests: list[TheoryTest] = []
 
 
 class DriftFit(_Contract):
