@@ -8,15 +8,22 @@ bootstrap of n values has (n - 1) / n of their variance, which matters at 3 runs
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from surge_sweeps.fitting.cells import Cells
 from surge_sweeps.fitting.observables import FloatArray
+from surge_sweeps.fitting.result import Protocol
 
-Protocol = Literal["reach", "gain"]
+
+def lower_is_better(protocol: Protocol) -> bool:
+    """Whether a small response is a good one: steps and final losses, against gains.
+
+    >>> lower_is_better("final"), lower_is_better("gain")
+    (True, False)
+    """
+    return protocol != "gain"
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,12 +140,12 @@ def _resampled_means(
 
 def _censored_worst(cells: Cells, batch: int, column: int, protocol: Protocol) -> FloatArray:
     runs = cells.values[batch, column][cells.exists[batch, column]]
-    return np.where(np.isfinite(runs), runs, np.inf if protocol == "reach" else -np.inf)
+    return np.where(np.isfinite(runs), runs, np.inf if lower_is_better(protocol) else -np.inf)
 
 
 def _worse_median(runs: FloatArray, protocol: Protocol) -> FloatArray:
     """(n_draws,) the median of each row of runs, the worse of the two middle ones; NaN where that is censored."""
     n_run = runs.shape[1]
-    middle = n_run // 2 if protocol == "reach" else (n_run - 1) // 2
+    middle = n_run // 2 if lower_is_better(protocol) else (n_run - 1) // 2
     median = np.sort(runs, axis=1)[:, middle]
     return np.where(np.isfinite(median), median, np.nan)

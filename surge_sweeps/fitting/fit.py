@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits
 
 from surge_sweeps.curves import LossCurves
 from surge_sweeps.fitting.bootstrap import resample
-from surge_sweeps.fitting.cells import Cells, build_cells
+from surge_sweeps.fitting.cells import build_cells
 from surge_sweeps.fitting.drift import MIN_TARGETS, b_peak_draws, fit_drift
 from surge_sweeps.fitting.gaps import group_gaps, target_gaps
 from surge_sweeps.fitting.laws import LawFits, fit_laws
@@ -23,6 +23,7 @@ from surge_sweeps.fitting.plan import GroupPlan, plan_fit
 from surge_sweeps.fitting.records import optimal_lr_records, stability_edge_records
 from surge_sweeps.fitting.result import (
     DriftFit,
+    EdgePoint,
     GroupFit,
     Interval,
     ProblemRecord,
@@ -30,8 +31,10 @@ from surge_sweeps.fitting.result import (
     SurgeFit,
     TargetFit,
 )
+from surge_sweeps.fitting.summary import target_label
 from surge_sweeps.fitting.targets import Target, TargetRuns
 from surge_sweeps.fitting.tradeoff import TradeoffDetails, analyse_tradeoff
+from surge_sweeps.fitting.tuned import tuned_optima
 from surge_sweeps.fitting.verdict import Verdict, decide
 
 
@@ -59,9 +62,11 @@ def fit(
     Args:
         curves: the runs. Those without a result are left out and counted in the problems.
         protocol: `reach` (steps to a loss, runs from scratch), `gain` (loss decrease over K steps from a common
-            checkpoint), or None for both where the runs allow.
+            checkpoint, else after the first crossing of a loss), `final` (loss at the end of a common budget), or None
+            for reach, and gain from checkpoints, where the runs allow. A table with one number a run answers its own
+            protocol only: `final`, `gain`, `steps` or `given`.
         target_losses: the losses to reach; None chooses up to four from the curves of each group.
-        horizon_steps: K of the gain; None takes the common last step of the branches.
+        horizon_steps: K of the gain, or the steps of the final loss; None takes the common last step of the runs.
         n_draws: bootstrap draws.
         seed: of the bootstrap. The same curves, options and seed give the same result, bit for bit.
 
@@ -70,7 +75,7 @@ def fit(
 
     Raises:
         UnknownNameError: no such protocol.
-        SurgeError: a target loss is not finite, or the horizon is not positive.
+        SurgeError: a target loss is not finite, the horizon is not positive, or the protocol needs other data.
 
     >>> from surge_sweeps.simulate import Grid, Truth, simulate_training
     >>> grid = Grid([4, 8, 16, 32, 64], np.geomspace(0.01, 0.4, 12), 4)
@@ -110,10 +115,12 @@ def _nothing(curves: LossCurves) -> str:
 
 
 def _fit_group(plan: GroupPlan, n_draws: int, rng: np.random.Generator) -> tuple[GroupFit, list[str]]:
-    gaps = group_gaps(plan.group.curves.runs)
+    tuned = any(target.tuned for target in plan.targets())
+    gaps = [] if tuned else group_gaps(plan.group.curves.runs)
     fitted: list[_Fitted] = []
     for part in plan.parts:
-        found, missing = _fit_part(part, n_draws, rng)
+        fit_targets = _fit_tuned if part.targets[0].tuned else _fit_part
+        found, missing = fit_targets(part, n_draws, rng)
         fitted += found
         gaps += missing
     group = GroupFit(
@@ -131,22 +138,54 @@ def _fit_part(part: TargetRuns, n_draws: int, rng: np.random.Generator) -> tuple
         cells = build_cells(part.curves.runs, part.responses, column)
         resampling = resampling or resample(cells, n_draws, rng)
         search = find_optima(cells, target.protocol, resampling)
-        one = _fit_target(target, cells, search, part.curves, rng)
+        one = _fit_target(target, search, stability_edge_records(cells), part.curves, rng)
         fitted.append(one)
         gaps += [f"{target.label()}: {text}" for text in target_gaps(cells, search.optima)]
-        if one.tradeoff and one.tradeoff.warning:
-            gaps.append(f"{target.label()}: {one.tradeoff.warning}")
+        gaps += _warnings(one)
     return fitted, gaps
 
 
+def _fit_tuned(part: TargetRuns, n_draws: int, rng: np.random.Generator) -> tuple[list[_Fitted], list[str]]:
+    """Targets whose learning rates were tuned before: laws and trade-off alone are left to fit."""
+    fitted: list[_Fitted] = []
+    for target in part.targets:
+        optima = tuned_optima(part.curves, part.responses, target.protocol, n_draws, rng)
+        search = OptimumSearch(optima, tuple((None, None) for _ in optima.batch_sizes), np.empty(0))
+        one = _fit_target(target, search, [], part.curves, rng)
+        fitted.append(one if optima.known().any() else one._replace(record=_without_rates(one.record)))
+    return fitted, [text for one in fitted for text in _warnings(one)]
+
+
+def _without_rates(record: TargetFit) -> TargetFit:
+    """A target of steps alone: no learning rate was recorded, which is no fault of the grid."""
+    given = [optimum.model_copy(update={"status": "given"}) for optimum in record.optimal_lr]
+    reason = (
+        "The table holds steps to a goal and no learning rates: it tells how steps trade against examples, not how "
+        "the optimal learning rate moves. Name the column of the learning rates with --lr-column where there is one."
+    )
+    return record.model_copy(update={"optimal_lr": given, "reasons": [reason]})
+
+
+def _warnings(one: _Fitted) -> list[str]:
+    return (
+        [f"{target_label(one.record)}: {one.tradeoff.warning}"]
+        if one.tradeoff and one.tradeoff.warning
+        else []
+    )
+
+
 def _fit_target(
-    target: Target, cells: Cells, search: OptimumSearch, curves: LossCurves, rng: np.random.Generator
+    target: Target,
+    search: OptimumSearch,
+    edges: list[EdgePoint],
+    curves: LossCurves,
+    rng: np.random.Generator,
 ) -> _Fitted:
     optima = search.optima
     law_fits = fit_laws(optima)
     verdict = decide(optima, law_fits, rng)
     tradeoff = None
-    if target.protocol == "reach":
+    if target.protocol in ("reach", "steps"):
         tradeoff = analyse_tradeoff(
             optima.batch_sizes, optima.log_steps, optima.log_steps_draws, curves.batch_unit
         )
@@ -156,7 +195,7 @@ def _fit_target(
         horizon_steps=target.horizon_steps,
         start=target.start,
         optimal_lr=optimal_lr_records(search),
-        stability_edge=stability_edge_records(cells),
+        stability_edge=edges,
         tradeoff=tradeoff.fit if tradeoff else None,
         laws=list(law_fits.fits),
         verdict=verdict.name,

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from surge_sweeps.curves import LossCurves
@@ -58,6 +59,10 @@ class RunningMinimum:
         """(n_runs,) the lowest loss each run ever had, NaN for a run without points."""
         return self._at(self.starts[1:] - 1)
 
+    def last_steps(self) -> FloatArray:
+        """(n_runs,) the step of each run's last point, NaN for a run without points."""
+        return self._pick(self.steps, self.starts[1:] - 1)
+
     def losses_at(self, step: float) -> FloatArray:
         """(n_runs,) the lowest loss each run had up to `step`, NaN for a run without a point by then."""
         done = _count_per_run(self.steps <= step, self.starts)
@@ -66,10 +71,13 @@ class RunningMinimum:
         return losses
 
     def _at(self, positions: NDArray[np.int64]) -> FloatArray:
-        if not self.losses.size:
+        return self._pick(self.losses, positions)
+
+    def _pick(self, of_points: FloatArray, positions: NDArray[np.int64]) -> FloatArray:
+        if not of_points.size:
             return np.full(positions.shape, np.nan)
         empty = np.diff(self.starts) == 0
-        return np.where(empty, np.nan, self.losses[np.clip(positions, 0, self.losses.size - 1)])
+        return np.where(empty, np.nan, of_points[np.clip(positions, 0, of_points.size - 1)])
 
 
 def running_minimum(curves: LossCurves) -> RunningMinimum:
@@ -86,14 +94,45 @@ def running_minimum(curves: LossCurves) -> RunningMinimum:
     """
     points = curves.points
     starts = point_starts(curves)
+    lowest = smoothed_losses(curves).groupby(points["run"], sort=False).cummin()
+    return RunningMinimum(points["step"].to_numpy(float), np.asarray(lowest, dtype=float), starts)
+
+
+def smoothed_losses(curves: LossCurves) -> pd.Series[float]:
+    """The loss of every point, a training loss averaged over its last `TRAIN_LOSS_POINTS`; NaN becomes infinite."""
+    points = curves.points
     loss = points["loss"].where(points["loss"].notna(), np.inf)
     if "train" in curves.loss_name.lower():
         finite = loss.where(np.isfinite(loss))
         rolling = finite.groupby(points["run"], sort=False).rolling(TRAIN_LOSS_POINTS, min_periods=1).mean()
         smooth = rolling.reset_index(level=0, drop=True).sort_index()
         loss = smooth.where(np.isfinite(loss) & smooth.notna(), np.inf)
-    lowest = loss.groupby(points["run"], sort=False).cummin()
-    return RunningMinimum(points["step"].to_numpy(float), lowest.to_numpy(float), starts)
+    return loss
+
+
+def interpolated_losses(curves: LossCurves, steps: FloatArray) -> FloatArray:
+    """(n_runs,) the smoothed loss of each run at its (n_runs,) step, linear between points.
+
+    NaN where the step is NaN, lies outside the run's points, or one of the points beside it is not finite.
+
+    >>> import pandas as pd
+    >>> runs = pd.DataFrame({"run": ["a"], "lr": [0.1], "batch_size": [8], "seed": [0], "status": ["finished"]})
+    >>> points = pd.DataFrame({"run": "a", "step": [0, 10], "examples": [0.0, 80], "loss": [3.0, 1.0]})
+    >>> interpolated_losses(LossCurves(runs, points), np.array([5.0]))
+    array([2.])
+    """
+    starts = point_starts(curves)
+    at, loss = curves.points["step"].to_numpy(float), smoothed_losses(curves).to_numpy(float)
+    result = np.full(steps.shape, np.nan)
+    for run in np.flatnonzero(np.isfinite(steps)):
+        part = slice(starts[run], starts[run + 1])
+        value = (
+            np.interp(steps[run], at[part], loss[part], left=np.nan, right=np.nan)
+            if at[part].size
+            else np.nan
+        )
+        result[run] = value if np.isfinite(value) else np.nan
+    return result
 
 
 def point_starts(curves: LossCurves) -> NDArray[np.int64]:

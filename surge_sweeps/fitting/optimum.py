@@ -15,16 +15,16 @@ from scipy.stats import t
 
 from surge_sweeps.fitting.basin import Basins, Minima, candidates, curve_deficit, find_window, fit_curves
 from surge_sweeps.fitting.bootstrap import (
-    Protocol,
     Resampling,
     cell_responses,
     draw_responses,
+    lower_is_better,
     within_cell_variance,
 )
 from surge_sweeps.fitting.cells import Cells
 from surge_sweeps.fitting.observables import FloatArray
 from surge_sweeps.fitting.optima import Optima
-from surge_sweeps.fitting.result import OptimumStatus
+from surge_sweeps.fitting.result import OptimumStatus, Protocol
 from surge_sweeps.fitting.selection import (
     candidate_minima,
     candidate_weights,
@@ -42,6 +42,8 @@ _POOLED_FREEDOM = 8.0
 _SHAPE_SD = 0.01
 _FLAT_SHARE = 0.0025
 _FLAT_POINTS = 241
+#: The best cells of a batch size from which the bend of a final loss is taken.
+_UNIT_POINTS = 6
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,14 +81,17 @@ def find_optima(cells: Cells, protocol: Protocol, resampling: Resampling) -> Opt
 
     Args:
         cells: the runs of one target.
-        protocol: `reach`, values are log steps, lower is better; `gain`, values are loss decreases, higher is better.
+        protocol: `reach` and `steps`, values are log steps; `final`, losses; `gain`, loss decreases, higher is better.
         resampling: the runs each draw takes (`bootstrap.resample`), shared by targets on the same runs.
     """
     responses = cell_responses(cells, protocol)
     scale = _scale(cells, responses, protocol)
     weights, run_sd = _weights(cells, scale.deficit(responses), scale.unit)
     basins = Basins(
-        cells.log_lr - scale.centre[:, None], weights, scale.deficit(responses)[:, None], protocol == "reach"
+        cells.log_lr - scale.centre[:, None],
+        weights,
+        scale.deficit(responses)[:, None],
+        _counts_steps(protocol),
     )
     validation = candidate_weights(basins)
     single_sd = np.where(np.isfinite(run_sd), run_sd, residual_sd(basins, validation))
@@ -106,17 +111,40 @@ def find_optima(cells: Cells, protocol: Protocol, resampling: Resampling) -> Opt
     return OptimumSearch(optima, _flat_bands(cells, basins, scale, validation, single_sd, optima), validation)
 
 
+def _counts_steps(protocol: Protocol) -> bool:
+    return protocol in ("reach", "steps")
+
+
 def _scale(cells: Cells, responses: FloatArray, protocol: Protocol) -> _Scale:
-    sign = -1.0 if protocol == "reach" else 1.0
+    sign = -1.0 if lower_is_better(protocol) else 1.0
     score = np.where(np.isfinite(responses), sign * responses, -np.inf)
     rows = np.arange(score.shape[0])
     column = score.argmax(axis=1)
     best = sign * np.where(np.isfinite(score[rows, column]), score[rows, column], 0.0)
-    size = np.nanmax(np.where(np.isfinite(responses), np.abs(responses), 0.0), axis=1)
-    unit = (
-        np.where(best > 0, best, np.where(size > 0, size, 1.0)) if protocol == "gain" else np.ones_like(best)
-    )
+    unit = np.ones_like(best)
+    if protocol == "gain":
+        size = np.nanmax(np.where(np.isfinite(responses), np.abs(responses), 0.0), axis=1)
+        unit = np.where(best > 0, best, np.where(size > 0, size, 1.0))
+    elif protocol == "final":
+        unit[:] = _loss_unit(cells.log_lr - cells.log_lr[rows, column][:, None], responses - best[:, None])
     return _Scale(cells.log_lr[rows, column], best, unit, sign)
+
+
+def _loss_unit(x: FloatArray, excess: FloatArray) -> float:
+    """What a final loss loses at a factor e from the optimum: the bend of the basins, one for all batch sizes.
+
+    A final loss has no natural zero, so its progress is counted in this unit: near the optimum the loss of a
+    parabola in the LR is unit * (LR / optimal LR - 1)^2 above its best.
+    """
+    bends = []
+    for offset, above in zip(x, excess, strict=True):
+        known = np.flatnonzero(np.isfinite(above))
+        near = known[np.argsort(above[known], kind="stable")[:_UNIT_POINTS]]
+        if near.size > 3:
+            bends.append(float(np.polyfit(offset[near], above[near], 2)[0]))
+    usable = [bend for bend in bends if bend > 0]
+    largest = float(np.nanmax(np.where(np.isfinite(excess), excess, 0.0), initial=0.0))
+    return float(np.median(usable)) if usable else (largest if largest > 0 else 1.0)
 
 
 def _weights(cells: Cells, deficit: FloatArray, unit: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -161,7 +189,7 @@ def _widen(drawn: Minima, value: Minima, factor: float) -> Minima:
 
 def _optima(
     cells: Cells,
-    protocol: str,
+    protocol: Protocol,
     scale: _Scale,
     value: Minima,
     drawn: Minima,
@@ -177,7 +205,7 @@ def _optima(
     draws = np.where(found[:, None], drawn.x + scale.centre[:, None] + unseen, np.nan)
     log_steps = np.full_like(log_lr, np.nan)
     log_steps_draws = np.full_like(draws, np.nan)
-    if protocol == "reach":
+    if _counts_steps(protocol):
         log_steps = np.where(known, scale.best + value.deficit, np.nan)
         log_steps_draws = np.where(known[:, None], scale.best[:, None] + drawn.deficit, np.nan)
     runs = tuple(int(count) for count in cells.counts().sum(axis=1))

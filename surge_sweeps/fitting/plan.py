@@ -14,11 +14,15 @@ import pandas as pd
 
 from surge_sweeps.curves import LossCurves
 from surge_sweeps.errors import SurgeError, UnknownNameError
+from surge_sweeps.fitting.budgets import crossing_targets, final_target
 from surge_sweeps.fitting.groups import Group, split_groups
 from surge_sweeps.fitting.observables import Responses
+from surge_sweeps.fitting.table_targets import table_target
 from surge_sweeps.fitting.targets import Target, TargetRuns, gain_targets, reach_targets
 
-PROTOCOLS = ("reach", "gain")
+PROTOCOLS = ("reach", "gain", "final", "steps", "given")
+#: The protocols that loss curves can answer; a table with one number a run answers its own only.
+CURVE_PROTOCOLS = ("reach", "gain", "final")
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,15 +56,17 @@ def plan_fit(
 
     Args:
         curves: the runs; those without a result are left out and counted.
-        protocol: `reach` or `gain`; None takes both where the runs allow.
+        protocol: one of `PROTOCOLS`. None takes reach, and gain from common checkpoints, where the runs allow; of a
+            table with one number a run, what it holds.
         target_losses: the losses to reach; None chooses them from the curves.
-        horizon_steps: K of the gain; None takes the common last step of the branches.
+        horizon_steps: K of the gain, or the budget of the final loss; None takes the common last step of the branches.
 
     Raises:
         UnknownNameError: no such protocol.
-        SurgeError: a target loss is not finite, or the horizon is not positive.
+        SurgeError: a target loss is not finite, the horizon is not positive, or the protocol needs other data.
     """
     _check_options(protocol, target_losses, horizon_steps)
+    _check_observable(curves, protocol, target_losses)
     problems = _unfinished(curves)
     groups, notes = split_groups(curves.results())
     problems += notes
@@ -86,8 +92,8 @@ def measured_cells(
 
     Returns:
         Columns `group`, `target` (indices), `batch_size`, `lr`, `response` (median steps to the loss, NaN where half
-        of the runs or more never reached it; or mean loss decrease of the runs that have one), `runs`, `censored`
-        (runs without a response), `diverged`.
+        of the runs or more never reached it; or mean loss decrease or final loss of the runs that have one), `runs`,
+        `censored` (runs without a response), `diverged`. A target whose learning rates are tuned has no rows.
 
     >>> from surge_sweeps.simulate import Grid, Truth, simulate_training
     >>> grid = Grid([4, 8, 16], [0.01, 0.02, 0.04, 0.08], 2)
@@ -101,8 +107,9 @@ def measured_cells(
         target_index = 0
         for part in group.parts:
             for column, target in enumerate(part.targets):
-                table = _cell_table(part.curves.runs, part.responses, column, target)
-                tables.append(table.assign(group=group_index, target=target_index))
+                if not target.tuned:
+                    table = _cell_table(part.curves.runs, part.responses, column, target)
+                    tables.append(table.assign(group=group_index, target=target_index))
                 target_index += 1
     columns = ["group", "target", "batch_size", "lr", "response", "runs", "censored", "diverged"]
     return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
@@ -118,6 +125,28 @@ def _check_options(
         raise SurgeError(f"the target loss {bad[0]} is not a finite number.", "Give losses like 1.5 0.8 0.4.")
     if horizon_steps is not None and horizon_steps < 1:
         raise SurgeError(f"the horizon of {horizon_steps} steps is not positive.", "Give at least 1 step.")
+
+
+def _check_observable(
+    curves: LossCurves, protocol: str | None, target_losses: Sequence[float] | None
+) -> None:
+    if curves.observable == "loss_curve":
+        if protocol is not None and protocol not in CURVE_PROTOCOLS:
+            raise SurgeError(
+                f"the protocol {protocol} is for tables with one number a run, and these are loss curves.",
+                f"Choose one of: {', '.join(CURVE_PROTOCOLS)}.",
+            )
+        return
+    if protocol not in (None, curves.observable):
+        raise SurgeError(
+            f"the table holds {curves.observable} alone, which cannot answer the protocol {protocol}.",
+            "Loss curves can: give the table's --step-column, or leave --protocol out.",
+        )
+    if target_losses is not None:
+        raise SurgeError(
+            "target losses need loss curves, and the table has one number a run.",
+            "Leave --target-losses out.",
+        )
 
 
 def _unfinished(curves: LossCurves) -> list[str]:
@@ -136,6 +165,9 @@ def _plan_group(
     target_losses: Sequence[float] | None,
     horizon_steps: int | None,
 ) -> tuple[list[TargetRuns], list[str]]:
+    if curves.observable != "loss_curve":
+        table, found = table_target(curves, horizon_steps)
+        return ([table] if table else []), found
     runs = curves.runs
     branched = (
         runs["start_checkpoint"].notna()
@@ -152,12 +184,16 @@ def _plan_group(
         gains, found = gain_targets(curves.select(branched), horizon_steps)
         parts += gains
         problems += found
-    if protocol == "reach" and branched.all():
-        problems.append(
-            "no runs from scratch, so no steps to a loss: launch a sweep without a start checkpoint"
-        )
-    if protocol == "gain" and not branched.any():
-        problems.append("no runs from a common checkpoint, so no gain: launch a sweep that branches from one")
+    if protocol == "gain" and not branched.all():
+        crossing, found = crossing_targets(curves.select(~branched), horizon_steps, target_losses)
+        parts += [crossing] if crossing else []
+        problems += found
+    if protocol == "final" and not branched.all():
+        final, found = final_target(curves.select(~branched), horizon_steps)
+        parts += [final] if final else []
+        problems += found
+    if protocol in ("reach", "final") and branched.all():
+        problems.append(f"no runs from scratch, so no {protocol}: launch a sweep without a start checkpoint")
     return parts, problems
 
 
@@ -171,11 +207,11 @@ def _cell_table(runs: pd.DataFrame, responses: Responses, column: int, target: T
             "diverged": runs["status"] == "diverged",
         }
     )
-    if target.protocol == "reach":
+    if target.protocol in ("reach", "steps"):
         table["value"] = table["value"].fillna(np.inf)
     cells = table.groupby(["batch_size", "lr"])
     counts = cells.agg(runs=("censored", "size"), censored=("censored", "sum"), diverged=("diverged", "sum"))
-    if target.protocol == "gain":
+    if target.protocol in ("gain", "final"):
         return counts.assign(response=cells["value"].mean()).reset_index()
     with np.errstate(invalid="ignore"):
         median = np.exp(cells["value"].median())

@@ -6,6 +6,10 @@ from surge_sweeps.fitting.result import GroupFit, Interval, OptimalLR, Slope, Su
 from surge_sweeps.fitting.targets import Target
 
 
+#: In place of an optimal learning rate that is not there.
+_NO_RATE = {"too_few": "too few", "diverged": "diverged", "given": "not recorded"}
+
+
 def summarize(fit: SurgeFit) -> str:
     """The whole fit in words, with a trailing newline.
 
@@ -50,18 +54,16 @@ def _target_lines(target: TargetFit, unit: str) -> list[str]:
 
 def target_label(target: TargetFit) -> str:
     """What a target measures, in words."""
-    if target.protocol == "reach" or target.protocol == "gain":
-        return Target(target.protocol, target.loss, target.horizon_steps).label()
-    return target.protocol
+    return Target(target.protocol, target.loss, target.horizon_steps).label()
 
 
 def _optimum(record: OptimalLR) -> str:
+    steps = f"{record.steps:.4g}" if record.steps is not None else "-"
     if record.lr is None:
-        return f"{record.batch_size:>9}  {record.status.replace('_', ' '):<41}{record.runs:>5}"
+        return f"{record.batch_size:>9}  {_NO_RATE.get(record.status, '-'):<32}{steps:>7}  {record.runs:>5}"
     bound = {"edge_low": "<=", "edge_high": ">="}.get(record.status, "")
     low = f"{record.low:.3g}" if record.low is not None else "open"
     high = f"{record.high:.3g}" if record.high is not None else "open"
-    steps = f"{record.steps:.4g}" if record.steps is not None else "-"
     value = f"{bound}{record.lr:.3g}"
     interval = f"[{low}, {high}]"
     return f"{record.batch_size:>9}  {value:>10}  {interval:<20}{steps:>7}  {record.runs:>5}"

@@ -1,4 +1,4 @@
-"""Which observables a group of runs can answer: losses to reach, and gains from common checkpoints.
+"""Which observables the loss curves of a group can answer: losses to reach, and gains from common checkpoints.
 
 A loss to reach is useful when every batch size gets there at several learning rates, and not within the first few
 steps, where a step count is too coarse to tell learning rates apart.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -25,7 +24,7 @@ from surge_sweeps.fitting.observables import (
     running_minimum,
     steps_to_losses,
 )
-from surge_sweeps.fitting.result import Start
+from surge_sweeps.fitting.result import Protocol, Start
 
 MAX_LOSS_TARGETS = 4
 #: Loss targets closer than this ratio say nearly the same.
@@ -42,18 +41,21 @@ class Target:
     """One observable.
 
     Attributes:
-        protocol: `reach`, steps to `loss`; `gain`, the loss decrease over `horizon_steps` steps from `checkpoint`.
-        loss: the loss to reach, or the loss at the common checkpoint; None where the runs do not record it.
-        horizon_steps: None for `reach`.
-        start: where the runs start.
+        protocol: `reach`, steps to `loss`; `gain`, the loss decrease over `horizon_steps` steps; `final`, the loss at
+            the end of a fixed budget; `steps`, steps to a goal; `given`, nothing but tuned learning rates.
+        loss: the loss to reach, or the loss from which a gain counts; None where the runs do not record it.
+        horizon_steps: K of a gain, or the budget of a final loss; None where there is none or it is not known.
+        start: where the runs, or the steps that are counted, start; None where it is not known.
         checkpoint: what `start_checkpoint` holds; None for runs from scratch.
+        tuned: whether every batch size has its learning rate already, so that there is no optimum to look for.
     """
 
-    protocol: Literal["reach", "gain"]
+    protocol: Protocol
     loss: float | None
     horizon_steps: int | None = None
-    start: Start = "scratch"
+    start: Start | None = "scratch"
     checkpoint: str | None = None
+    tuned: bool = False
 
     def label(self) -> str:
         """The target in words.
@@ -63,8 +65,19 @@ class Target:
         """
         if self.protocol == "reach":
             return f"steps to loss {self.loss:g}"
+        if self.protocol == "steps":
+            return "steps to the goal"
+        if self.protocol == "given":
+            return "tuned learning rates"
+        over = f" over {_steps(self.horizon_steps)}" if self.horizon_steps is not None else ""
+        if self.protocol == "final":
+            return f"final loss{over.replace('over', 'after')}"
         start = f" from loss {self.loss:.3g}" if self.loss is not None else ""
-        return f"loss decrease over {self.horizon_steps} steps{start}"
+        return f"loss decrease{over}{start}"
+
+
+def _steps(count: int) -> str:
+    return "1 step" if count == 1 else f"{count} steps"
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,12 +101,21 @@ def reach_targets(
     Returns:
         None when no loss can be a target; the texts say why and what to run.
     """
+    chosen, problems = usable_losses(curves, losses)
+    if not chosen:
+        return None, problems
+    targets = tuple(Target("reach", float(loss)) for loss in chosen)
+    return TargetRuns(targets, curves, steps_to_losses(running_minimum(curves), chosen)), problems
+
+
+def usable_losses(curves: LossCurves, losses: Sequence[float] | None) -> tuple[list[float], list[str]]:
+    """The losses to reach, chosen where None are given, highest first; and why some or all cannot be targets."""
     lowest = running_minimum(curves)
     problems: list[str] = []
     chosen = list(choose_losses(curves, lowest)) if losses is None else sorted(losses, reverse=True)
     if not chosen:
         problems.append(_why_no_loss(lowest))
-        return None, problems
+        return [], problems
     first = (
         float(np.nanmedian(lowest.first_losses())) if np.isfinite(lowest.first_losses()).any() else math.nan
     )
@@ -102,10 +124,7 @@ def reach_targets(
             f"the loss target {loss:g} is not below the loss at the start ({first:.3g}): left out"
         )
         chosen.remove(loss)
-    if not chosen:
-        return None, problems
-    targets = tuple(Target("reach", float(loss)) for loss in chosen)
-    return TargetRuns(targets, curves, steps_to_losses(lowest, chosen)), problems
+    return chosen, problems
 
 
 def _why_no_loss(lowest: RunningMinimum) -> str:

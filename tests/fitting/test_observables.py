@@ -269,7 +269,7 @@ def test_unfinished_runs_are_left_out_and_counted() -> None:
 
 
 def test_bad_options_are_refused_with_the_valid_ones() -> None:
-    with pytest.raises(UnknownNameError, match="Valid: gain, reach"):
+    with pytest.raises(UnknownNameError, match="Valid: final, gain, given, reach, steps"):
         plan_fit(training(), protocol="rech")
     with pytest.raises(SurgeError, match="not a finite number"):
         plan_fit(training(), target_losses=[float("nan")])
