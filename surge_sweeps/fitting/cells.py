@@ -25,6 +25,7 @@ class Cells:
         values: (n_batch, n_lr, n_run) log steps or gain; NaN where censored or where there is no run.
         exists: (n_batch, n_lr, n_run) where there is a run; the runs of a cell come first.
         diverged: (n_batch, n_lr, n_run) runs that ended diverged.
+        same_seeds: (n_batch,) whether all cells of the batch size hold the same seeds, in the same order.
     """
 
     batch_sizes: FloatArray
@@ -32,6 +33,7 @@ class Cells:
     values: FloatArray
     exists: BoolArray
     diverged: BoolArray
+    same_seeds: BoolArray
 
     def counts(self) -> NDArray[np.int64]:
         """(n_batch, n_lr) runs in each cell."""
@@ -95,4 +97,17 @@ def build_cells(runs: pd.DataFrame, responses: Responses, column: int) -> Cells:
     exists[where] = True
     diverged[where] = (runs["status"] == "diverged").to_numpy()
     log_lr[batch, column_index] = log_rates
-    return Cells(batch_sizes, log_lr, values, exists, diverged)
+    return Cells(batch_sizes, log_lr, values, exists, diverged, _same_seeds(keys, batch_sizes.size))
+
+
+def _same_seeds(keys: pd.DataFrame, n_batch: int) -> BoolArray:
+    """(n_batch,) whether every cell has the same seeds, each once, and at least two."""
+    same = np.zeros(n_batch, dtype=bool)
+    for batch, of_batch in keys.groupby("batch"):
+        in_cells = {frozenset(cell) for _, cell in of_batch.groupby("lr")["seed"]}
+        seeds = next(iter(in_cells))
+        once = not of_batch.duplicated(["lr", "seed"]).any()
+        same[int(str(batch))] = (
+            len(in_cells) == 1 and len(seeds) >= 2 and once and np.isfinite(list(seeds)).all()
+        )
+    return same

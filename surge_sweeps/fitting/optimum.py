@@ -13,7 +13,15 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import t
 
-from surge_sweeps.fitting.basin import Basins, Minima, candidates, curve_deficit, find_window, fit_curves
+from surge_sweeps.fitting.basin import (
+    Basins,
+    Minima,
+    Scale,
+    candidates,
+    curve_deficit,
+    find_window,
+    fit_curves,
+)
 from surge_sweeps.fitting.bootstrap import (
     Resampling,
     cell_responses,
@@ -38,12 +46,17 @@ from surge_sweeps.fitting.selection import (
 
 #: Degrees of freedom that a batch size's pooled variance counts for in the variance of one cell.
 _POOLED_FREEDOM = 8.0
-#: The shapes follow basins of other forms to about one percent in LR on grids of ratio 2, however little the noise.
-_SHAPE_SD = 0.01
+#: The shapes follow basins of other forms to about 0.3% in LR on grids of ratio 1.5, however little the noise.
+_SHAPE_SD = 0.003
 _FLAT_SHARE = 0.0025
 _FLAT_POINTS = 241
 #: The best cells of a batch size from which the bend of a final loss is taken.
 _UNIT_POINTS = 6
+
+
+_SCALES: dict[Protocol, Scale] = {
+    "reach": Scale.STEPS, "steps": Scale.STEPS, "final": Scale.LOSS, "gain": Scale.GAIN,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +76,7 @@ class OptimumSearch:
 
 
 @dataclass(frozen=True, eq=False)
-class _Scale:
+class _Zero:
     """How responses become deficits: (sign * best - sign * response) / unit, sign -1 for steps."""
 
     centre: FloatArray
@@ -91,31 +104,30 @@ def find_optima(cells: Cells, protocol: Protocol, resampling: Resampling) -> Opt
         cells.log_lr - scale.centre[:, None],
         weights,
         scale.deficit(responses)[:, None],
-        _counts_steps(protocol),
+        _SCALES[protocol],
     )
-    validation = candidate_weights(basins)
+    replicated = bool(np.isfinite(run_sd).all())
+    validation = candidate_weights(basins, resampling.batch_weights, replicated)
     single_sd = np.where(np.isfinite(run_sd), run_sd, residual_sd(basins, validation))
     drawn = scale.deficit(draw_responses(cells, protocol, resampling, single_sd * scale.unit))
     minima = draw_minima(
-        Basins(basins.x, weights, drawn, basins.log_deficit),
+        Basins(basins.x, weights, drawn, basins.scale),
         validation,
         resampling.choices,
         resampling.places,
     )
+    weighed = zip(candidates(basins.scale), validation, strict=True)
     value = combine_minima(
-        [candidate_minima(basins, candidate) for candidate in candidates(basins.log_deficit)], validation
+        [candidate_minima(basins, candidate) for candidate, weight in weighed if weight > 0],
+        validation[validation > 0],
     )
-    minima = _widen(minima, value, _widening(cells, basins, validation))
-    doubt = shape_doubt(basins, validation) if np.isfinite(run_sd).all() else 0.0
+    minima = _widen(minima, value, _widening(cells, basins, validation, resampling))
+    doubt = shape_doubt(basins, validation) if replicated else 0.0
     optima = _optima(cells, protocol, scale, value, minima, resampling, doubt)
     return OptimumSearch(optima, _flat_bands(cells, basins, scale, validation, single_sd, optima), validation)
 
 
-def _counts_steps(protocol: Protocol) -> bool:
-    return protocol in ("reach", "steps")
-
-
-def _scale(cells: Cells, responses: FloatArray, protocol: Protocol) -> _Scale:
+def _scale(cells: Cells, responses: FloatArray, protocol: Protocol) -> _Zero:
     sign = -1.0 if lower_is_better(protocol) else 1.0
     score = np.where(np.isfinite(responses), sign * responses, -np.inf)
     rows = np.arange(score.shape[0])
@@ -127,7 +139,7 @@ def _scale(cells: Cells, responses: FloatArray, protocol: Protocol) -> _Scale:
         unit = np.where(best > 0, best, np.where(size > 0, size, 1.0))
     elif protocol == "final":
         unit[:] = _loss_unit(cells.log_lr - cells.log_lr[rows, column][:, None], responses - best[:, None])
-    return _Scale(cells.log_lr[rows, column], best, unit, sign)
+    return _Zero(cells.log_lr[rows, column], best, unit, sign)
 
 
 def _loss_unit(x: FloatArray, excess: FloatArray) -> float:
@@ -163,34 +175,38 @@ def _weights(cells: Cells, deficit: FloatArray, unit: FloatArray) -> tuple[Float
     return np.where(np.isfinite(deficit), np.maximum(cells.uncensored(), 1) / shrunk, 0.0), run_sd
 
 
-def _widening(cells: Cells, basins: Basins, weights: FloatArray) -> float:
-    """How much wider than the bootstrap the interval must be.
+def _widening(cells: Cells, basins: Basins, weights: FloatArray, resampling: Resampling) -> FloatArray:
+    """(n_batch,) how much wider than the bootstrap the interval must be.
 
-    Two factors: Student's t for the few runs behind the scatter (within-cell degrees of freedom about one optimum),
-    and the Birge ratio, where the likeliest shape misses the cells by more than their scatter.
+    Two factors: Student's t for the few runs behind the scatter (within-cell degrees of freedom about one optimum;
+    of whole seeds, where these are drawn), and the Birge ratio, where the likeliest shape misses the cells by more
+    than their scatter.
     """
     candidate = likeliest(basins, weights)
     window = find_window(basins, candidate.least_progress, len(candidate.family.powers) + 1)
     inside = window.inside[:, 0]
-    replicated = np.where(inside, np.maximum(cells.uncensored() - 1, 0), 0).sum(axis=1)
+    spare = np.maximum(cells.uncensored() - 1, 0)
+    replicated = np.where(inside, spare, 0).sum(axis=1)
     if not (replicated > 0).any():
-        return 1.0
-    student = t.ppf(0.975, float(np.median(replicated[replicated > 0]))) / t.ppf(0.975, np.inf)
-    chi2, freedom = misfit(basins, candidate)
-    return float(student * np.sqrt(max(1.0, chi2 / freedom if freedom else 1.0)))
+        return np.ones(replicated.shape)
+    typical = float(np.median(replicated[replicated > 0]))
+    freedom = np.where(resampling.paired, np.maximum(spare.max(axis=1), 1), typical)
+    student = t.ppf(0.975, freedom) / t.ppf(0.975, np.inf)
+    chi2, left = misfit(basins, candidate)
+    return np.asarray(student * np.sqrt(max(1.0, chi2 / left if left else 1.0)))
 
 
-def _widen(drawn: Minima, value: Minima, factor: float) -> Minima:
+def _widen(drawn: Minima, value: Minima, factor: FloatArray) -> Minima:
     x = np.where(np.isfinite(value.x), value.x, 0.0)[:, None]
     deficit = np.where(np.isfinite(value.deficit), value.deficit, 0.0)[:, None]
-    wide = np.where(np.isfinite(value.x)[:, None], x + factor * (drawn.x - x), drawn.x)
-    return Minima(wide, deficit + factor * (drawn.deficit - deficit))
+    wide = np.where(np.isfinite(value.x)[:, None], x + factor[:, None] * (drawn.x - x), drawn.x)
+    return Minima(wide, deficit + factor[:, None] * (drawn.deficit - deficit))
 
 
 def _optima(
     cells: Cells,
     protocol: Protocol,
-    scale: _Scale,
+    scale: _Zero,
     value: Minima,
     drawn: Minima,
     resampling: Resampling,
@@ -205,7 +221,7 @@ def _optima(
     draws = np.where(found[:, None], drawn.x + scale.centre[:, None] + unseen, np.nan)
     log_steps = np.full_like(log_lr, np.nan)
     log_steps_draws = np.full_like(draws, np.nan)
-    if _counts_steps(protocol):
+    if _SCALES[protocol] is Scale.STEPS:
         log_steps = np.where(known, scale.best + value.deficit, np.nan)
         log_steps_draws = np.where(known[:, None], scale.best[:, None] + drawn.deficit, np.nan)
     runs = tuple(int(count) for count in cells.counts().sum(axis=1))
@@ -247,13 +263,13 @@ def _quantisation_sd(cells: Cells, doubt: float) -> FloatArray:
 
 
 def _flat_bands(
-    cells: Cells, basins: Basins, scale: _Scale, weights: FloatArray, run_sd: FloatArray, optima: Optima
+    cells: Cells, basins: Basins, scale: _Zero, weights: FloatArray, run_sd: FloatArray, optima: Optima
 ) -> tuple[tuple[float | None, float | None], ...]:
     candidate = likeliest(basins, weights)
     window = find_window(basins, candidate.least_progress, len(candidate.family.powers) + 1)
     coefficients, _ = fit_curves(basins, candidate.family, window)
     x = np.linspace(window.low, window.high, _FLAT_POINTS, axis=-1)
-    curve = curve_deficit(coefficients[:, :, None, :], candidate.family, x, basins.log_deficit)[:, 0]
+    curve = curve_deficit(coefficients[:, :, None, :], candidate.family, x, basins.scale)[:, 0]
     runs = np.maximum(cells.uncensored().max(axis=1), 1)
     tolerance = np.maximum(run_sd / np.sqrt(runs), _FLAT_SHARE)
     bands: list[tuple[float | None, float | None]] = []

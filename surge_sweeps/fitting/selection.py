@@ -1,70 +1,119 @@
 """Weighing the estimators of `basin` against each other, and taking the optimum from them all.
 
-The weight of an estimator is (its squared leave-one-learning-rate-out error / the smallest one) ** -m over the n cells
-near the minima of all batch sizes, m = n / 6 and at most 4. With independent normal errors of unknown size the exponent
-would be n / 2; but none of the shapes is the true one, and the sharp weights of a large m make intervals about the
-wrong one: before a cliff in the response they cover far too seldom.
+An estimator is a shape held to be true in a window; what lies outside it is left free. Its score is then an
+information criterion over the same runs for all: the squared residuals inside, in units of the runs' scatter, plus a
+price for every coefficient and for every learning rate left out. Of the windows in which a shape holds the widest is
+the most precise, and one that is too wide is told by its residuals long before it moves the minimum by as much as its
+interval. The shape is shared by all batch sizes; weights exp(-score / 2) are averaged over Bayesian-bootstrap weights
+of the batch sizes (pseudo-BMA+, Yao et al. 2018, doi 10.1214/17-BA1091), since a wrong shape errs alike at all
+learning rates of one. Where no estimator holds, all scores shrink by the smallest misfit, so that more of them count.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
 
 import numpy as np
 from scipy.stats import chi2
 
 from surge_sweeps.fitting.basin import (
     FAMILIES,
-    WINDOWS,
     Basins,
     Candidate,
+    Family,
     Minima,
+    Window,
     candidates,
     curve_deficit,
     find_minima,
     find_window,
     fit_curves,
-    left_out_errors,
+    misfits,
 )
-from surge_sweeps.fitting.observables import BoolArray, FloatArray
+from surge_sweeps.fitting.observables import FloatArray
 
-#: Errors of prediction below this deficit count as nothing: one percent in steps.
-_DEFICIT_FLOOR = 0.01
-#: The error that all batch sizes have in common, of a wrong shape, does not average out over them.
-_MOST_EVIDENCE = 4.0
-#: Below this many usable learning rates cross-validation cannot tell shapes apart.
-_LEAST_FOR_VALIDATION = 5
+#: Squared residual that a learning rate left out of the window counts for. At 2, as in Akaike's criterion, windows
+#: grow until the bias is as large as the scatter, and intervals about a biased minimum cover too seldom.
+_PRICE = 1.5
+#: Residuals below this deficit count as nothing: 0.3% in steps.
+_DEFICIT_FLOOR = 0.003
+#: Estimators of less weight than this share of the largest are left out.
+_LEAST_WEIGHT = 0.01
+#: The misfit of all is taken from windows with this share of the most degrees of freedom.
+_ENOUGH_FREEDOM = 0.25
 
 
-def candidate_weights(basins: Basins) -> FloatArray:
-    """Weights of the candidates by leave-one-learning-rate-out errors near the minimum, over all batch sizes."""
-    core = find_window(basins, WINDOWS[0], 3)
+def candidate_weights(basins: Basins, batch_weights: FloatArray, scatter_known: bool) -> FloatArray:
+    """Weights of the candidates, over all batch sizes.
+
+    Args:
+        basins: one draw, the runs themselves.
+        batch_weights: (R, n_batch) random weights of the batch sizes, of mean 1 (`bootstrap.Resampling`).
+        scatter_known: whether `basins.weights` hold the scatter of replicates rather than a guess; without it the
+            residuals of the shape that fits best are taken for the scatter.
+    """
+    squares, prices, freedom = _scores(_floored(basins))
+    scale = _misfit_scale(squares.sum(axis=1), freedom.sum(axis=1), basins.x.shape[0])
+    scale = max(scale, 1.0 if scatter_known else 1e-300)
+    scores = batch_weights @ (squares / scale + _PRICE * prices).T
+    weights = np.exp(-(scores - scores.min(axis=1, keepdims=True)) / 2)
+    mean = (weights / weights.sum(axis=1, keepdims=True)).mean(axis=0)
+    mean[mean < _LEAST_WEIGHT * mean.max()] = 0.0
+    return np.asarray(mean / mean.sum())
+
+
+def _floored(basins: Basins) -> Basins:
+    weights = basins.weights / (1.0 + _DEFICIT_FLOOR**2 * basins.weights)
+    return Basins(basins.x, weights, basins.deficit, basins.scale)
+
+
+def _misfit_scale(squares: FloatArray, freedom: FloatArray, n_batch: int) -> float:
+    """Smallest mean square residual among the candidates that have enough degrees of freedom."""
+    enough = freedom >= max(n_batch, _ENOUGH_FREEDOM * freedom.max())
+    return float((squares[enough] / freedom[enough]).min()) if enough.any() else 1.0
+
+
+def _scores(basins: Basins) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Squared residuals, free parameters (left-out learning rates included) and degrees of freedom.
+
+    Each (n_candidates, n_batch), in the order of `candidates`. A batch size with too few learning rates in the window
+    for the shape has none of its cells explained.
+    """
     usable = np.isfinite(basins.deficit[:, 0]).sum(axis=1)
-    ends = np.isfinite(basins.x).sum(axis=1) - 1
-    inner = (core.best[:, 0] > 0) & (core.best[:, 0] < ends)
-    told = (usable >= _LEAST_FOR_VALIDATION) & (inner | ~inner.any())
-    if not told.any():
-        small = [len(candidate.family.powers) <= 3 for candidate in candidates(basins.log_deficit)]
-        return np.asarray(small, dtype=float) / sum(small)
-    cells = core.inside[:, 0] & told[:, None]
-    scores = np.array(
-        [_validation_error(basins, candidate, cells) for candidate in candidates(basins.log_deficit)]
-    )
-    log_weight = -min(cells.sum() / 6, _MOST_EVIDENCE) * np.log(
-        np.maximum(scores, 1e-300) / max(scores.min(), 1e-300)
-    )
-    weights = np.exp(np.maximum(log_weight, -700.0))
-    return np.asarray(weights / weights.sum())
+    parts: list[tuple[FloatArray, FloatArray, FloatArray]] = []
+    order: list[Candidate] = []
+    for (n_coef, _), group in groupby(candidates(basins.scale), lambda one: _kind(one.family)):
+        members = list(group)
+        for share in dict.fromkeys(one.least_progress for one in members):
+            families = [one.family for one in members if one.least_progress == share]
+            window = find_window(basins, share, n_coef + 1)
+            parts.append(_scored(basins, families, window, usable))
+            order += [Candidate(family, share) for family in families]
+    place = {candidate: index for index, candidate in enumerate(order)}
+    rows = [place[candidate] for candidate in candidates(basins.scale)]
+    squares, prices, freedom = (np.concatenate(column)[rows] for column in zip(*parts, strict=True))
+    return squares, prices, freedom
+
+
+def _kind(family: Family) -> tuple[int, bool]:
+    return len(family.powers), family.of_progress
+
+
+def _scored(
+    basins: Basins, families: Sequence[Family], window: Window, usable: np.ndarray
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    n_coef, inside = len(families[0].powers), window.inside[:, 0].sum(axis=1)
+    held = inside > n_coef
+    squares = np.where(held, misfits(basins, families, window), 0.0)
+    price = np.where(held, n_coef + usable - inside, usable).astype(float)
+    freedom = np.where(held, inside - n_coef, 0).astype(float)
+    return squares, np.tile(price, (len(families), 1)), np.tile(freedom, (len(families), 1))
 
 
 def likeliest(basins: Basins, weights: FloatArray) -> Candidate:
     """The estimator of the largest weight."""
-    return candidates(basins.log_deficit)[int(weights.argmax())]
-
-
-def _validation_error(basins: Basins, candidate: Candidate, cells: BoolArray) -> float:
-    window = find_window(basins, candidate.least_progress, len(candidate.family.powers) + 1)
-    errors = left_out_errors(basins, candidate.family, window)[:, 0]
-    variance = 1.0 / np.where(cells, basins.weights, 1.0) + _DEFICIT_FLOOR**2
-    return float((errors[cells] ** 2 / variance[cells]).sum())
+    return candidates(basins.scale)[int(weights.argmax())]
 
 
 def candidate_minima(basins: Basins, candidate: Candidate, places: FloatArray | None = None) -> Minima:
@@ -110,7 +159,7 @@ def draw_minima(basins: Basins, weights: FloatArray, choices: FloatArray, places
     picked = np.searchsorted(np.cumsum(weights), choices, side="right").clip(max=weights.size - 1)
     x = np.full(basins.deficit.shape[:2], np.nan)
     deficit = np.full_like(x, np.nan)
-    for index, candidate in enumerate(candidates(basins.log_deficit)):
+    for index, candidate in enumerate(candidates(basins.scale)):
         draws = np.nonzero(picked == index)[0]
         if draws.size:
             found = candidate_minima(basins.take(draws), candidate, places[:, draws])
@@ -123,9 +172,7 @@ def misfit(basins: Basins, candidate: Candidate) -> tuple[float, int]:
     n_coef = len(candidate.family.powers)
     window = find_window(basins, candidate.least_progress, n_coef + 1)
     coefficients, _ = fit_curves(basins, candidate.family, window)
-    fitted = curve_deficit(
-        coefficients[:, :, None, :], candidate.family, basins.x[:, None, :], basins.log_deficit
-    )
+    fitted = curve_deficit(coefficients[:, :, None, :], candidate.family, basins.x[:, None, :], basins.scale)
     counts = window.inside.sum(axis=2)
     inside = (window.inside & (counts > n_coef)[..., None])[:, 0]
     squares = np.where(inside, basins.weights * (basins.deficit - fitted)[:, 0] ** 2, 0.0).sum()
@@ -135,11 +182,9 @@ def misfit(basins: Basins, candidate: Candidate) -> tuple[float, int]:
 def shape_doubt(basins: Basins, weights: FloatArray) -> float:
     """The share, 0 to 1, of the misfit of the likeliest shape that is not the scatter of the runs.
 
-    Zero unless the misfit is larger than scatter explains at 5%; one percent in steps counts as nothing.
+    Zero unless the misfit is larger than scatter explains at 5%.
     """
-    floored = basins.weights / (1.0 + _DEFICIT_FLOOR**2 * basins.weights)
-    floored_basins = Basins(basins.x, floored, basins.deficit, basins.log_deficit)
-    squares, freedom = misfit(floored_basins, likeliest(basins, weights))
+    squares, freedom = misfit(_floored(basins), likeliest(basins, weights))
     if not freedom:
         return 0.0
     return float(np.sqrt(max(0.0, 1.0 - chi2.ppf(0.95, freedom) / max(squares, 1e-300))))
