@@ -7,7 +7,7 @@ step and one final status. Reading gives `LossCurves`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Protocol
 
@@ -118,15 +118,58 @@ class Tracker(Protocol):
         ...
 
 
+def column_flag(name: str) -> str:
+    """How the command line calls an option that names a column.
+
+    >>> column_flag("steps_to_goal")
+    '--steps-to-goal-column'
+    """
+    return f"--{name.replace('_', '-')}-column"
+
+
+@dataclass(frozen=True)
+class TableColumns:
+    """What the columns of a CSV or Parquet table are; a tracker has none of this.
+
+    At most one of `step`, `steps_to_goal`, `gain` and `optimal_lr` may be given; with none of them each row is a run
+    and holds its final loss.
+
+    Attributes:
+        group_by: the hyper-parameters that tell groups of runs apart, () for a single group; None guesses them.
+        step: the optimizer step of a loss, so that the rows are points of loss curves. run: with `step`, the name of
+            the run; default the column `run` where there is one.
+        steps_to_goal: steps to a fixed goal. gain: loss decrease over a fixed number of steps, larger is better.
+        optimal_lr: a learning rate tuned elsewhere.
+    """
+
+    group_by: tuple[str, ...] | None = None
+    run: str | None = None
+    step: str | None = None
+    steps_to_goal: str | None = None
+    gain: str | None = None
+    optimal_lr: str | None = None
+
+    def given(self) -> list[str]:
+        """The attributes that were set, as the command line calls them.
+
+        >>> TableColumns(group_by=("optimizer",), steps_to_goal="steps").given()
+        ['--group-by', '--steps-to-goal-column']
+        """
+        names = [item.name for item in fields(self) if getattr(self, item.name) is not None]
+        return ["--group-by" if name == "group_by" else column_flag(name) for name in names]
+
+
 @dataclass(frozen=True)
 class ReadOptions:
     """What to read and under which names. Empty names mean: the run record's own.
 
     Attributes:
-        loss: metric to read; default `eval/loss` if every run has it, else `train/loss`.
-        lr, batch_size, seed: configuration keys that hold them.
+        loss: metric to read; default `eval/loss` if every run has it, else `train/loss`. Of a table: the column,
+            default the one of `loss`, `eval/loss` and `train/loss` that is there.
+        lr, batch_size, seed: configuration keys, or columns of a table, that hold them.
         batch_unit: what the batch size counts.
-        cache_dir: folder for the cache; None reads afresh and keeps nothing.
+        cache_dir: folder for the cache; None reads afresh and keeps nothing. Tables are not cached.
+        table: the other columns of a table.
     """
 
     loss: str | None = None
@@ -135,6 +178,7 @@ class ReadOptions:
     seed: str = "seed"
     batch_unit: str = "examples"
     cache_dir: Path | None = None
+    table: TableColumns = field(default_factory=TableColumns)
 
 
 class Reader(Protocol):

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import yaml
 
@@ -203,6 +205,80 @@ def test_a_builtin_sweep_that_cannot_run_is_not_written(tmp_path: Path) -> None:
         sweep_command(tmp_path, "new", "x.yaml", "--workload=digitz", "--set=max_steps=5"), "Valid: digits"
     )
     assert not (tmp_path / "x.yaml").exists()
+
+
+def loss_table(*, steps: int | None) -> pd.DataFrame:
+    """Losses with the optimal learning rate at 0.01 sqrt(batch size): the final ones, or at steps from 0 on."""
+    cells = [
+        (model, batch_size, lr, seed)
+        for model in ("small", "large")
+        for batch_size in (8, 16, 32, 64, 128)
+        for lr in np.geomspace(0.005, 0.64, 8)
+        for seed in range(2)
+    ]
+    table = pd.DataFrame(cells, columns=["model/size", "bs", "learning rate", "seed"])
+    off = np.log(table["learning rate"] / (0.01 * np.sqrt(table["bs"])))
+    speed = (
+        table["bs"]
+        / 64
+        * np.exp(-(off**2) / 4)
+        * np.exp(0.02 * np.random.default_rng(0).normal(size=len(table)))
+    )
+    if steps is None:
+        return table.assign(**{"val loss": 1 + np.exp(-speed)})
+    rows = table.loc[table.index.repeat(steps)].assign(step=np.tile(np.arange(steps), len(table)) * 4)
+    return rows.assign(**{"val loss": 4 * np.exp(-0.05 * speed.loc[rows.index] * rows["step"])})
+
+
+COLUMNS = [
+    "--lr-column=learning rate",
+    "--batch-column=bs",
+    "--loss-column=val loss",
+    "--group-by=model/size",
+]
+
+
+def test_a_table_of_final_losses_becomes_a_report(tmp_path: Path) -> None:
+    loss_table(steps=None).to_csv(tmp_path / "my runs.csv", index=False)
+    done = report_command(
+        tmp_path, "my runs.csv", "-o", "OUT", *COLUMNS, "--batch-unit=sequences", "--draws=200"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "160 runs with one value of val loss each" in done.stderr
+    assert f"Report: {Path('OUT') / 'report.html'}" in done.stdout
+    fit = json.loads((tmp_path / "OUT" / "fit.json").read_text())
+    assert (fit["project"], fit["source"], fit["batch_unit"]) == ("my runs", "my runs.csv", "sequences")
+    assert [group["group"] for group in fit["groups"]] == [{"model/size": "large"}, {"model/size": "small"}]
+    targets = [target for group in fit["groups"] for target in group["targets"]]
+    assert {target["protocol"] for target in targets} == {"final"}
+    found = [(record["batch_size"], record["lr"]) for target in targets for record in target["optimal_lr"]]
+    assert found
+    assert all(lr == pytest.approx(0.01 * batch_size**0.5, rel=0.3) for batch_size, lr in found)
+
+
+def test_a_table_of_loss_curves_becomes_a_report_under_its_own_name(tmp_path: Path) -> None:
+    loss_table(steps=60).to_parquet(tmp_path / "curves.parquet")
+    done = report_command(tmp_path, "curves.parquet", *COLUMNS, "--step-column=step", "--draws=200")
+    assert done.returncode == 0, done.stderr
+    assert "160 runs, 9,600 points of val loss" in done.stderr
+    fit = json.loads((tmp_path / "reports" / "curves" / "fit.json").read_text())
+    targets = [target for group in fit["groups"] for target in group["targets"]]
+    assert targets
+    assert {target["protocol"] for target in targets} == {"reach"}
+
+
+def test_what_is_wrong_with_a_table_is_told(tmp_path: Path) -> None:
+    loss_table(steps=None).to_csv(tmp_path / "runs.csv", index=False)
+    (tmp_path / "binary.csv").write_bytes(bytes(range(256)))
+    assert is_told(report_command(tmp_path, "none.csv"), "no file 'none.csv'")
+    assert is_told(report_command(tmp_path, "binary.csv"), "'binary.csv' is no CSV table")
+    assert is_told(report_command(tmp_path, "runs.csv"), "--batch-column 'batch_size'", "learning rate")
+    assert is_told(report_command(tmp_path, "runs.csv", "--tracker=mlflow"), "'runs.csv' is a table")
+    assert is_told(report_command(tmp_path, "runs.csv", *COLUMNS, "--gain-column=val loss"), "--loss-column")
+    assert is_told(
+        report_command(tmp_path, "little", "--group-by=a,b"), "'little' is no table, and --group-by"
+    )
+    assert not (tmp_path / "reports").exists()
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
