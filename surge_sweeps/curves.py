@@ -34,6 +34,8 @@ CONTROL_COLUMNS: tuple[str, ...] = (
 
 #: Beyond this a float no longer holds every whole number.
 MAX_BATCH_SIZE = 2**53
+#: A learning rate outside is a slip of the pen; squares of ratios of those inside are still numbers.
+LR_RANGE = (1e-30, 1e30)
 
 RUN_COLUMNS: tuple[str, ...] = ("run", "lr", "batch_size", "seed", "status")
 POINT_COLUMNS: tuple[str, ...] = ("run", "step", "examples", "loss")
@@ -143,10 +145,12 @@ def _usable_runs(runs: pd.DataFrame, found: list[Problem], *, lr_needed: bool) -
     """The runs with a learning rate and a batch size, typed and sorted; the others are named in `found`."""
     lr = pd.to_numeric(runs["lr"], errors="coerce").astype("float64")
     batch_size = pd.to_numeric(runs["batch_size"], errors="coerce").astype("float64")
-    lr_usable = (lr > 0) & np.isfinite(lr) if lr_needed else (lr > 0) | lr.isna()
-    usable = lr_usable & np.isfinite(lr.fillna(1.0)) & (batch_size > 0) & np.isfinite(batch_size)
+    lr_usable = lr.between(*LR_RANGE) if lr_needed else lr.between(*LR_RANGE) | lr.isna()
+    usable = lr_usable & (batch_size > 0) & np.isfinite(batch_size)
     for name in runs.loc[~usable, "run"]:
-        found.append(Problem(str(name), "left out: learning rate or batch size is missing or not positive"))
+        found.append(
+            Problem(str(name), "left out: learning rate or batch size is missing, not positive or out of range")
+        )
     whole = (batch_size == np.floor(batch_size)) & (batch_size <= MAX_BATCH_SIZE)
     for name in runs.loc[usable & ~whole, "run"]:
         found.append(Problem(str(name), "left out: the batch size is not a whole number"))

@@ -24,6 +24,7 @@ from surge_sweeps.fitting.observables import BoolArray, FloatArray
 
 #: Of a fitted progress at or below this share of the best, the logarithm is not taken.
 _LEAST_PROGRESS = 1e-3
+_FARTHEST = 100.0
 
 
 class Family(NamedTuple):
@@ -337,9 +338,10 @@ def _deficit_of(value: FloatArray, family: Family, scale: Scale) -> FloatArray:
 
 
 def _terms(x: FloatArray, family: Family) -> list[FloatArray]:
+    # No window reaches so far; the bound only keeps squares of learning rates far outside from overflowing.
+    variable = np.exp(np.clip(family.skew * x, -_FARTHEST, _FARTHEST)) if family.skew else x
     if family.cliff:
-        return [np.ones_like(x), x, np.exp(family.skew * x)]
-    variable = np.exp(family.skew * x) if family.skew else x
+        return [np.ones_like(x), x, variable]
     return [variable**power for power in family.powers]
 
 

@@ -25,6 +25,10 @@ BoolArray = NDArray[np.bool_]
 TRAIN_LOSS_POINTS = 5
 
 
+#: A loss, gain or step count larger than this is no result: it counts as infinite.
+HUGE = 1e60
+
+
 @dataclass(frozen=True, eq=False)
 class Responses:
     """What every run says about each of several targets; rows in the order of `curves.runs`.
@@ -99,9 +103,9 @@ def running_minimum(curves: LossCurves) -> RunningMinimum:
 
 
 def smoothed_losses(curves: LossCurves) -> pd.Series[float]:
-    """The loss of every point, a training loss averaged over its last `TRAIN_LOSS_POINTS`; NaN becomes infinite."""
+    """The loss of every point, a training loss averaged over its last `TRAIN_LOSS_POINTS`; NaN and `HUGE` become inf."""
     points = curves.points
-    loss = points["loss"].where(points["loss"].notna(), np.inf)
+    loss = points["loss"].where(points["loss"].abs() < HUGE, np.inf)
     if "train" in curves.loss_name.lower():
         finite = loss.where(np.isfinite(loss))
         rolling = finite.groupby(points["run"], sort=False).rolling(TRAIN_LOSS_POINTS, min_periods=1).mean()
@@ -206,7 +210,7 @@ def loss_decrease(curves: LossCurves, horizon_steps: int) -> Responses:
     at_end = curves.points[curves.points["step"] == horizon_steps].set_index("run")["loss"]
     end = at_end.reindex(curves.runs["run"]).to_numpy(float)
     gain = curves.runs["start_loss"].to_numpy(float, na_value=np.nan) - end
-    gain = np.where(np.isfinite(gain), gain, np.nan)[:, None]
+    gain = np.where(np.abs(gain) < HUGE, gain, np.nan)[:, None]
     return Responses(gain, np.isnan(gain))
 
 

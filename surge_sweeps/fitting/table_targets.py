@@ -7,7 +7,7 @@ import pandas as pd
 
 from surge_sweeps.curves import LossCurves
 from surge_sweeps.fitting.divergence import diverged_at_finite_loss, finite_divergence_note, with_diverged
-from surge_sweeps.fitting.observables import Responses
+from surge_sweeps.fitting.observables import HUGE, Responses
 from surge_sweeps.fitting.targets import Target, TargetRuns
 
 #: With this many learning rates at some batch size, steps to a goal are a sweep whose optimum is still to be found.
@@ -32,7 +32,8 @@ def table_target(curves: LossCurves, horizon_steps: int | None) -> tuple[TargetR
         return TargetRuns((target,), curves, Responses(values, np.isnan(values))), []
     values = curves.runs["response"].to_numpy(float, na_value=np.nan)[:, None].copy()
     diverged = (curves.runs["status"] == "diverged").to_numpy()
-    values[~np.isfinite(values) | diverged[:, None]] = np.nan
+    with np.errstate(invalid="ignore"):
+        values[~(np.abs(values) < HUGE) | diverged[:, None]] = np.nan
     if curves.observable == "steps":
         return _steps_target(curves, values)
     if curves.observable == "gain":

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from surge_sweeps.fitting.bootstrap import cell_responses, draw_responses, resample
+from surge_sweeps.fitting.bootstrap import cell_responses, draw_responses, resample, seeds_err_alike
 from surge_sweeps.fitting.cells import Cells, build_cells
 from surge_sweeps.fitting.observables import running_minimum, steps_to_losses
 from surge_sweeps.fitting.optimum import OptimumSearch, find_optima
@@ -99,6 +99,50 @@ def test_interval_is_not_wider_than_it_needs_to_be() -> None:
             np.median(found.optima.log_lr_sd()) / np.sqrt(np.mean((found.optima.log_lr - TRUE_LOG_LR) ** 2))
         )
     assert 0.5 < np.median(ratios) < 2.0
+
+
+def skewed_cells(skew: float, sd: float, rng: np.random.Generator, seed_shift: float = 0.0) -> Cells:
+    """Log steps 2 (u^skew - 1 - skew log u) / skew^2 about the optimum, which each seed shifts for itself."""
+    grid = TRUE_LOG_LR.mean() + np.log(1.5) * (np.arange(12) - 6 + rng.random())
+    shift = seed_shift * rng.standard_normal((N_BATCH, 1, 5))
+    x = (grid - TRUE_LOG_LR[:, None])[..., None] - shift
+    values = 5 + 2 * (np.exp(skew * x) - 1 - skew * x) / skew**2 + sd * rng.standard_normal((N_BATCH, 12, 5))
+    log_lr = np.broadcast_to(grid, (N_BATCH, 12)).copy()
+    exists = np.ones(values.shape, bool)
+    return Cells(BATCH_SIZES, log_lr, values, exists, ~exists, SAME_SEEDS)
+
+
+# Skews between those that the search tries, and least squares with the true shape over all cells for comparison.
+@pytest.mark.parametrize(("skew", "least_width"), [(-1.4, 0.034), (0.6, 0.028), (1.4, 0.032)])
+def test_interval_covers_and_is_not_much_wider_than_with_the_true_shape(
+    skew: float, least_width: float
+) -> None:
+    rng = np.random.default_rng(8)
+    covered, widths = [], []
+    for _ in range(15):
+        found = search(skewed_cells(skew, 0.1, rng))
+        low, high = interval(found)
+        covered += ((low <= TRUE_LOG_LR) & (high >= TRUE_LOG_LR)).tolist()
+        widths += (high - low).tolist()
+    assert np.mean(covered) >= 0.88
+    assert np.median(widths) < 4 * least_width
+
+
+def test_seeds_that_shift_the_optimum_widen_the_interval() -> None:
+    rng = np.random.default_rng(9)
+    cells = [skewed_cells(0.6, 0.05, rng, seed_shift=0.2) for _ in range(12)]
+    assert all(seeds_err_alike(one) for one in cells)
+    assert covered_share([search(one) for one in cells]) >= 0.88
+
+
+def test_a_cell_that_fails_by_accident_hides_nothing_beyond_it() -> None:
+    cells = skewed_cells(1.4, 0.02, np.random.default_rng(10))
+    best = cell_responses(cells, "reach").argmin(axis=1)
+    values, diverged = cells.values.copy(), cells.diverged.copy()
+    values[np.arange(N_BATCH), best + 1] = np.nan
+    diverged[np.arange(N_BATCH), best + 1] = True
+    optima = search(replace(cells, values=values, diverged=diverged)).optima
+    assert np.abs(optima.log_lr - TRUE_LOG_LR).max() < 0.05
 
 
 def test_steps_at_the_optimum_are_not_biased_down_by_picking_the_best() -> None:
