@@ -208,3 +208,29 @@ def test_every_law_is_its_level_times_a_positive_curve_with_its_peak_where_it_sa
 def test_a_surface_without_an_optimum_is_refused(call: object) -> None:
     with pytest.raises(ValueError, match=r"positive|non-zero"):
         call()
+
+
+@given(b_crit=positive, base=st.floats(0.0, 1e4), overhead=st.floats(0.0, 2.0))
+@settings(max_examples=80, deadline=None)
+def test_the_overhead_batch_takes_that_share_more_examples_than_its_base(
+    b_crit: float, base: float, overhead: float
+) -> None:
+    b = theory.overhead_batch(b_crit, overhead, base)
+    assert 1 + b / b_crit == pytest.approx((1 + overhead) * (1 + base / b_crit))
+
+
+@pytest.mark.parametrize(("a", "b", "expected"), [(1293.8, 2.834e6, 745), (2095.3, 1.1383e7, 1394)])
+def test_the_overhead_batch_is_the_published_critical_batch_size(a: float, b: float, expected: float) -> None:
+    # H. Zhang et al. 2024 (arXiv 2410.21676), 85M and 302M models: S = a + b/B, base 256 sequences.
+    assert theory.overhead_batch(b / a, 0.2, base=256.0) == pytest.approx(expected, abs=1)
+
+
+def test_half_the_largest_gain_is_had_at_the_half_gain_batch() -> None:
+    assert theory.decrease_per_step(theory.half_gain_batch(60.0), 3.0, 60.0) == pytest.approx(1.5)
+
+
+def test_the_papers_linear_fit_is_exact_without_noise_and_refuses_a_rising_line() -> None:
+    b = np.array([4.0, 32.0, 256.0])
+    assert theory.paper_critical_batch(b, theory.steps_to_target(b, 20.0, 50.0)) == pytest.approx(50.0)
+    assert theory.paper_critical_batch(b, [10.0, 9.0, 100.0]) is None
+    assert theory.paper_critical_batch([8.0], [10.0]) is None

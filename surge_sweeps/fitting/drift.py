@@ -1,193 +1,213 @@
-"""How B_peak and B_crit move as the loss falls: log B = a - b log L over the loss targets of one set of runs.
+"""How B_peak and B_crit move as the loss falls: log B = a - b log L, fitted to all loss targets of one set of runs.
 
-The targets share their runs, so their estimates are correlated; the draws, made by resampling whole runs once for
-all targets, carry that. The uncertainty of the slope is the spread of the slopes of the draws, made larger by the
-Birge ratio where three or more targets scatter about the line more than their draws do.
+One fit holds every target: the level of each is its own, the shape of the curve (kappa, for the optimal learning rate)
+is common, and the place moves with the loss. So a target helps whose own batch size is not pinned down. The targets
+share their runs; the draws, which resample whole runs once for all targets, carry that into the interval of b. It
+grows by Student's factor for the few batch sizes, and by the Birge ratio where the targets miss the common curve by
+more than their draws do.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import norm
 from scipy.stats import t as t_distribution
 
-from surge_sweeps.fitting.curve_grid import CurveGrid, curve_grids
-from surge_sweeps.fitting.draw_patterns import draw_patterns, parabola_peak
-from surge_sweeps.fitting.likelihood import SD_FLOOR
-from surge_sweeps.fitting.optima import Optima
+from surge_sweeps.fitting.drift_curves import CRITICAL, PEAK, STEEPEST, DriftFamily, power_place
+from surge_sweeps.fitting.drift_data import MIN_TARGETS, DriftData, DriftTarget, peak_data, steps_data
+from surge_sweeps.fitting.joint_fit import JointModel, fit_jointly, linearise
+from surge_sweeps.fitting.levelling import levelling_weight
 from surge_sweeps.fitting.profile import CONFIDENCE
-from surge_sweeps.fitting.result import Interval, IntervalStatus, Slope
-from surge_sweeps.theory import LAWS
+from surge_sweeps.fitting.result import IntervalStatus, Slope
 
 FloatArray = NDArray[np.float64]
+BoolArray = NDArray[np.bool_]
 
-MIN_TARGETS = 2
-_MIN_COLUMNS = 3
-_BLOCK = 128  # draws refitted at once: their scores against every curve should stay in the cache
+#: Exponent of B_crit ~ L**(-1/0.21) (Kaplan et al. 2020, arXiv 2001.08361; paper eq 21).
+KAPLAN_EXPONENT = 1 / 0.21
+
+_MIN_FOR_JACKKNIFE = 5
+_START_SLOPES = (-1.5, 0.0, 1.5, 4.0)
+_START_PLACES = 6
+_FEWEST_VALUES = 3
+_SD_FLOOR = 1e-5  # of an exponent: as closely as a fit is driven to its end
 
 
-def fit_drift(losses: FloatArray, estimates: Sequence[Interval], draws: FloatArray) -> Slope:
-    """Slope b of log B = a - b log L, with its 95% interval and the two-sided p-value of b = 0.
+def drift_of_peak(targets: Sequence[DriftTarget], *, loss_floor: float = 0.0) -> Slope:
+    """Exponent b of B_peak ~ L**(-b), from the optimal learning rates of all targets under the surge laws.
 
-    Targets whose interval is not closed are left out; with fewer than two left, or two and no draws, the slope is
-    not identified. Draws that put B beyond the measured batch sizes (infinite) open the interval on their side.
+    Targets with fewer than four optima inside their learning-rate grids are left out. The exponent is identified only
+    where the joint data close it: a draw that shows no peak (kappa <= 1), or shows it inside the measured batch sizes
+    of fewer than two targets, counts at both ends of the interval.
 
     Args:
-        losses: (n_targets,) target losses, positive. estimates: B_peak or B_crit at each. draws: (n_draws, n_targets)
-            log of it in every draw, each row one resampling of the runs; may have no rows.
+        targets: two or more at different losses, from the same runs; row i of every target's draws is the same
+            resampling. loss_floor: taken off every loss first, for a drift with L - L_inf; the paper takes L itself.
 
-    >>> losses = np.array([0.4, 0.2, 0.1])
-    >>> found = [Interval(estimate=b, low=b / 2, high=2 * b, status="identified", definition="") for b in (8, 16, 32)]
-    >>> draws = np.log([8, 16, 32]) + 0.1 * np.random.default_rng(0).standard_normal((500, 3))
-    >>> slope = fit_drift(losses, found, draws)
-    >>> round(slope.exponent, 2), slope.status
-    (1.0, 'identified')
+    Raises:
+        SurgeError: `loss_floor` does not lie below every loss.
+
+    >>> from surge_sweeps.fitting.optima import Optima
+    >>> from surge_sweeps.theory import surge_lr
+    >>> b, rng, targets = 4.0 * 2.0 ** np.arange(8), np.random.default_rng(0), []
+    >>> for loss in (0.8, 0.4, 0.2):
+    ...     draws = np.log(surge_lr(b, 0.01, 20.0 / loss)) + 0.03 * rng.standard_normal((200, 8))
+    ...     none = np.full(8, np.nan)
+    ...     targets.append(DriftTarget(loss, Optima(b, draws[0], ("ok",) * 8, draws, none, draws * np.nan, (4,) * 8)))
+    >>> slope = drift_of_peak(targets)
+    >>> slope.status, slope.low < 1 < slope.high, slope.p_value < 0.05
+    ('identified', True, True)
     """
-    use = [index for index, found in enumerate(estimates) if found.status == "identified"]
-    x = np.log(np.asarray(losses, float)[use])
-    y = np.log([estimates[index].estimate or math.nan for index in use])
-    if len(use) < MIN_TARGETS or np.ptp(x) == 0:
+    data = peak_data(targets, loss_floor)
+    return Slope() if data is None else _joint_slope(data, PEAK)
+
+
+def drift_of_b_crit(targets: Sequence[DriftTarget], *, loss_floor: float = 0.0) -> Slope:
+    """Exponent b of B_crit ~ L**(-b), from the steps to all targets: S = S_min (1 + B_crit/B), S_min free for each.
+
+    Targets with steps at fewer than three batch sizes are left out; arguments, errors and identification as for
+    `drift_of_peak`, with B_crit in the place of the peak.
+
+    >>> from surge_sweeps.fitting.optima import Optima
+    >>> b, rng, targets = 4.0 * 2.0 ** np.arange(8), np.random.default_rng(0), []
+    >>> for loss in (0.8, 0.4, 0.2):
+    ...     draws = np.log(50 * (1 + 20.0 / loss / b)) + 0.03 * rng.standard_normal((200, 8))
+    ...     none = np.full(8, np.nan)
+    ...     targets.append(DriftTarget(loss, Optima(b, none, ("ok",) * 8, draws * np.nan, draws[0], draws, (4,) * 8)))
+    >>> slope = drift_of_b_crit(targets)
+    >>> slope.status, slope.low < 1 < slope.high, slope.p_value_kaplan < 0.05
+    ('identified', True, True)
+    """
+    data = steps_data(targets, loss_floor)
+    return Slope() if data is None else _joint_slope(data, CRITICAL)
+
+
+def _joint_slope(data: DriftData, family: DriftFamily) -> Slope:
+    model = _power_model(data, family)
+    fits = fit_jointly(model, data.values, data.weights, _starts(model, family), 40)
+    best = int(np.argmin(fits.squares))
+    theta, squares = fits.parameters[:, [best]], float(fits.squares[best])
+    if not bool(_shown(data, model, family, theta)[0]):
         return Slope()
-    columns = draws[:, use]
-    sd = np.maximum([_spread(column) for column in columns.T], SD_FLOOR)
-    weights = 1 / sd**2
-    centred = x - np.average(x, weights=weights)
-    pull = -weights * centred / np.sum(weights * centred**2)  # b = pull . y
-    b = float(pull @ y)
-    residual = y - np.average(y, weights=weights) + b * centred
-    free = len(use) - 2
-    slopes = _draw_slopes(columns, pull)
-    finite = slopes[np.isfinite(slopes)]
-    if not finite.size or np.ptp(finite) < 1e-12:
-        return _slope_from_residuals(b, residual, centred, free)
-    birge = math.sqrt(max(1.0, float(np.sum(weights * residual**2)) / free)) if free > 0 else 1.0
-    return _slope_from_draws(b, b + birge * (slopes - b))
+    if not data.draws.shape[2] or not np.ptp(data.draws, axis=2).any():
+        return _slope_by_jackknife(data, model, family, theta)
+    refits = fit_jointly(
+        model, data.draws, data.draw_weights, np.repeat(theta, data.draws.shape[2], axis=1), 12
+    )
+    ratio = _birge_ratio(data, model, theta, squares)
+    stretch = ratio * _student_factor(data)
+    spread = np.clip(theta + stretch * (refits.parameters - theta), model.low[:, None], model.high[:, None])
+    exponents = np.where(spread[1] <= -STEEPEST, -np.inf, np.where(spread[1] >= STEEPEST, np.inf, spread[1]))
+    exponents[~_shown(data, model, family, spread) | ~_usable(data)] = np.nan
+    slope = _slope_from_draws(float(theta[1, 0]), exponents)
+    if slope.status != "identified":
+        return slope
+    weight = levelling_weight(data, family, model, theta, squares, ratio)
+    return slope.model_copy(update={"saturating_weight": weight})
 
 
-def _spread(column: FloatArray) -> float:
-    """Standard deviation from the central 68% of the finite draws; 0 without any."""
-    column = column[np.isfinite(column)]
-    if not column.size:
-        return 0.0
-    low, high = np.quantile(column, [0.1587, 0.8413])
-    return float(high - low) / 2
+def _power_model(data: DriftData, family: DriftFamily) -> JointModel:
+    low, high = data.place_bounds()
+    shape_low, shape_high = family.shape_bounds
+    return JointModel(
+        family.curve, power_place, data.log_loss, data.batch_sizes,
+        np.array([low, -STEEPEST, shape_low]), np.array([high, STEEPEST, shape_high]),
+    )  # fmt: skip
 
 
-def _draw_slopes(columns: FloatArray, pull: FloatArray) -> FloatArray:
-    with np.errstate(invalid="ignore"):
-        return np.asarray((columns * pull).sum(axis=1))
+def _starts(model: JointModel, family: DriftFamily) -> FloatArray:
+    """(3, R) starts over the measured batch sizes, slopes and strengths."""
+    places = np.linspace(np.log(model.batch_sizes[0]), np.log(model.batch_sizes[-1]), _START_PLACES)
+    axes = np.meshgrid(places, _START_SLOPES, family.shape_starts, indexing="ij")
+    return np.stack([axis.ravel() for axis in axes])
 
 
-def _slope_from_draws(b: float, slopes: FloatArray) -> Slope:
-    """A draw without a slope (NaN) counts at both ends: it could have been anything."""
-    unknown, tail = np.isnan(slopes), (1 - CONFIDENCE) / 2
-    low = float(np.quantile(np.where(unknown, -np.inf, slopes), tail, method="lower"))
-    high = float(np.quantile(np.where(unknown, np.inf, slopes), 1 - tail, method="higher"))
-    below, above = np.count_nonzero(unknown | (slopes <= 0)), np.count_nonzero(unknown | (slopes >= 0))
-    p_value = min(1.0, 2 * (1 + min(below, above)) / (slopes.size + 1))
+def _shown(data: DriftData, model: JointModel, family: DriftFamily, theta: FloatArray) -> BoolArray:
+    """(R,) whether two targets or more have what drifts inside their measured batch sizes."""
+    center = family.center(model.placing(theta[:-1], model.log_loss).log_scale, theta[-1])
+    inside = (center >= data.low[:, None]) & (center <= data.high[:, None])
+    return np.asarray(inside.sum(axis=0) >= MIN_TARGETS)
+
+
+def _usable(data: DriftData) -> BoolArray:
+    """(R,) draws that hold a curve at two targets or more; (1,) where none has a hole."""
+    return np.asarray(((data.draw_weights > 0).sum(axis=0) >= _FEWEST_VALUES).sum(axis=0) >= MIN_TARGETS)
+
+
+def _birge_ratio(data: DriftData, model: JointModel, theta: FloatArray, squares: float) -> float:
+    """How much further the values lie from the joint fit than their draws make them, at least 1."""
+    known = data.draw_weights > 0
+    mean = np.divide(
+        np.where(known, data.draws, 0.0).sum(axis=2, keepdims=True),
+        np.broadcast_to(known, data.draws.shape).sum(axis=2, keepdims=True).clip(1),
+    )
+    curve = data.values - linearise(model, data.values, data.weights, theta).residual
+    noise = np.where(known, data.draws - mean, 0.0) + curve
+    at_fit = linearise(model, noise, data.draw_weights, np.repeat(theta, data.draws.shape[2], axis=1))
+    ridge = 1e-9 * np.trace(at_fit.normal[0]) * np.eye(theta.shape[0])
+    taken_up = np.linalg.solve(at_fit.normal + ridge, at_fit.slope[:, :, None])[:, :, 0]
+    expected = float(np.mean(at_fit.squares - (taken_up * at_fit.slope).sum(axis=1)))
+    return math.sqrt(max(1.0, squares / expected)) if expected > 0 else 1.0
+
+
+def _student_factor(data: DriftData) -> float:
+    """Student's 95% point over the normal one, a cluster each batch size: their runs alone are independent."""
+    batch_sizes = int((data.weights > 0).any(axis=(1, 2)).sum())
+    point = (1 + CONFIDENCE) / 2
+    return float(t_distribution.ppf(point, batch_sizes - 1) / norm.ppf(point))
+
+
+def _slope_from_draws(b: float, exponents: FloatArray) -> Slope:
+    """A draw without an exponent (NaN) counts at both ends: it could have been anything."""
+    unknown, tail = np.isnan(exponents), (1 - CONFIDENCE) / 2
+    low = float(np.quantile(np.where(unknown, -np.inf, exponents), tail, method="lower"))
+    high = float(np.quantile(np.where(unknown, np.inf, exponents), 1 - tail, method="higher"))
+
+    def p_value(hypothesis: float) -> float:
+        below = np.count_nonzero(unknown | (exponents <= hypothesis))
+        above = np.count_nonzero(unknown | (exponents >= hypothesis))
+        return min(1.0, 2 * (1 + min(below, above)) / (exponents.size + 1))
+
     return _slope(b, min(low, b), max(high, b), p_value)
 
 
-def _slope_from_residuals(b: float, residual: FloatArray, centred: FloatArray, free: int) -> Slope:
-    """Without draws only the scatter about the line is known, and only from three targets on."""
-    if free < 1:
+def _slope_by_jackknife(data: DriftData, model: JointModel, family: DriftFamily, theta: FloatArray) -> Slope:
+    """Without draws that differ: leave out one batch size at a time, at all targets, since those share its runs."""
+    used = np.flatnonzero((data.weights > 0).any(axis=(1, 2)))
+    if used.size < _MIN_FOR_JACKKNIFE:
         return Slope()
-    sd = max(math.sqrt(float(residual @ residual) / free), SD_FLOOR) / math.sqrt(float(centred @ centred))
+    weights = np.repeat(data.weights, used.size, axis=2)
+    weights[used, :, np.arange(used.size)] = 0.0
+    fits = fit_jointly(model, data.values, weights, np.repeat(theta, used.size, axis=1), 40).parameters
+    if not bool(_shown(data, model, family, fits).all()):
+        return Slope()
+    b, free = float(theta[1, 0]), used.size - 2
+    sd = max(math.sqrt((used.size - 1) * float(np.var(fits[1]))), _SD_FLOOR)
     half = float(t_distribution.ppf((1 + CONFIDENCE) / 2, free)) * sd
-    return _slope(b, b - half, b + half, min(1.0, 2 * float(t_distribution.sf(abs(b) / sd, free))))
+    return _slope(
+        b,
+        b - half,
+        b + half,
+        lambda h: min(1.0, 2 * float(t_distribution.sf(abs(b - h) / sd, free))),
+    )
 
 
-def _slope(b: float, low: float, high: float, p_value: float) -> Slope:
+def _slope(b: float, low: float, high: float, p_value: Callable[[float], float]) -> Slope:
     known_low, known_high = math.isfinite(low), math.isfinite(high)
-    status: IntervalStatus = "not_identified"
-    if known_low or known_high:
-        status = "identified" if known_low and known_high else ("lower_bound" if known_low else "upper_bound")
+    if not (known_low or known_high):
+        return Slope()
+    status: IntervalStatus = "identified"
+    if not (known_low and known_high):
+        status = "lower_bound" if known_low else "upper_bound"
     return Slope(
         exponent=b if status == "identified" else None,
         low=low if known_low else None,
         high=high if known_high else None,
-        p_value=p_value,
+        p_value=p_value(0.0),
         status=status,
+        p_value_kaplan=p_value(KAPLAN_EXPONENT),
     )
-
-
-# --- B_peak of every draw ------------------------------------------------------------------------------------------
-
-
-def b_peak_draws(optima: Optima, law_name: str, scatter_sd: float = 0.0) -> FloatArray:
-    """(n_draws,) log B_peak of one law refitted to every bootstrap draw of the optima.
-
-    Least squares on the law's grid, with the weights of the seeds and `scatter_sd` (`LawFits.scatter_sd`), refined by
-    a parabola along the peak's axis. +inf where the refitted curve only rises or peaks beyond the largest batch
-    size, -inf where it peaks below the smallest, NaN where a draw has fewer than three optima. A law that has no
-    peak gives +inf throughout. A draw beyond the learning-rate grid is taken at the farthest draw inside it.
-
-    >>> b = 4.0 * 2.0 ** np.arange(8)
-    >>> from surge_sweeps.theory import surge_lr
-    >>> draws = np.log(surge_lr(b, 0.01, 40.0)) + np.zeros((3, 8))
-    >>> optima = Optima(b, draws[0], ("ok",) * 8, draws, np.full(8, np.nan), draws * np.nan, (4,) * 8)
-    >>> np.exp(b_peak_draws(optima, "surge")).round(1)
-    array([40., 40., 40.])
-    """
-    sd = optima.log_lr_sd()
-    columns = np.flatnonzero(optima.known() & np.isfinite(np.where(np.isnan(sd), 0.0, sd)))
-    result = np.full(optima.draws.shape[0], np.nan)
-    if columns.size < _MIN_COLUMNS or not result.size:
-        return result
-    batch_sizes = optima.batch_sizes[columns].astype(float)
-    variance = np.maximum(np.nan_to_num(sd[columns]), SD_FLOOR) ** 2 + scatter_sd**2
-    draws = _clipped(optima.draws[:, columns])
-    grids = [
-        grid for grid in curve_grids(law_name, float(batch_sizes[0]), float(batch_sizes[-1]))
-        if LAWS[law_name].verdict == "surge"
-    ]  # fmt: skip
-    for rows, present in draw_patterns(draws):
-        if present.sum() < _MIN_COLUMNS:
-            continue
-        values = draws[np.ix_(rows, present)]
-        blocks = [values[start : start + _BLOCK] for start in range(0, values.shape[0], _BLOCK)]
-        refits = [_refit(block, batch_sizes[present], 1 / variance[present], grids) for block in blocks]
-        result[rows] = np.concatenate(refits)
-    low, high = math.log(batch_sizes[0]), math.log(batch_sizes[-1])
-    return np.where(result > high, np.inf, np.where(result < low, -np.inf, result))
-
-
-def _clipped(draws: FloatArray) -> FloatArray:
-    """Infinite draws moved to the extreme finite ones of their column."""
-    finite = np.isfinite(draws)
-    with np.errstate(all="ignore"):
-        low = np.where(finite, draws, np.inf).min(axis=0)
-        high = np.where(finite, draws, -np.inf).max(axis=0)
-    return np.where(np.isnan(draws), np.nan, np.clip(draws, low, np.maximum(low, high)))
-
-
-def _refit(
-    values: FloatArray, batch_sizes: FloatArray, weights: FloatArray, grids: list[CurveGrid]
-) -> FloatArray:
-    """(R,) log B_peak of the best curve over all grids for each row of values; +inf without a grid."""
-    best = np.full(values.shape[0], -np.inf)
-    peak = np.full(values.shape[0], np.inf)
-    for grid in grids:
-        curves = grid.curves(batch_sizes)
-        centred = curves - (curves @ weights / weights.sum())[:, None]
-        score = 2 * values @ (centred * weights).T - centred**2 @ weights
-        cell = score.argmax(axis=1)
-        top = score[np.arange(cell.size), cell]
-        found = np.full(cell.size, np.inf) if grid.layout == "rising" else _refined_peak(grid, score, cell)
-        peak = np.where(top > best, found, peak)
-        best = np.maximum(top, best)
-    return peak
-
-
-def _refined_peak(grid: CurveGrid, score: FloatArray, cell: NDArray[np.intp]) -> FloatArray:
-    """Log B_peak at the cells, moved by the parabola through the neighbours on the peak's axis."""
-    axis = grid.axes[0]
-    stride, index = grid.size // axis.size, np.arange(cell.size)
-    position = cell // stride
-    inner = np.clip(position, 1, axis.size - 2)
-    near = [score[index, cell + (inner - position + step) * stride] for step in (-1, 0, 1)]
-    shift = np.where(inner == position, parabola_peak(*near), 0.0)
-    return np.asarray(axis[position] + shift * (axis[1] - axis[0]))

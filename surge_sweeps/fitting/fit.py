@@ -14,10 +14,11 @@ from threadpoolctl import threadpool_limits
 from surge_sweeps.curves import LossCurves
 from surge_sweeps.fitting.bootstrap import resample
 from surge_sweeps.fitting.cells import build_cells
-from surge_sweeps.fitting.drift import MIN_TARGETS, b_peak_draws, fit_drift
+from surge_sweeps.fitting.drift import drift_of_b_crit, drift_of_peak
+from surge_sweeps.fitting.drift_data import DriftTarget
 from surge_sweeps.fitting.gaps import group_gaps, target_gaps
 from surge_sweeps.fitting.laws import LawFits, fit_laws
-from surge_sweeps.fitting.optima import FloatArray, Optima
+from surge_sweeps.fitting.optima import Optima
 from surge_sweeps.fitting.optimum import OptimumSearch, find_optima
 from surge_sweeps.fitting.plan import GroupPlan, plan_fit
 from surge_sweeps.fitting.records import optimal_lr_records, stability_edge_records
@@ -25,14 +26,13 @@ from surge_sweeps.fitting.result import (
     DriftFit,
     EdgePoint,
     GroupFit,
-    Interval,
     ProblemRecord,
-    Slope,
     SurgeFit,
     TargetFit,
 )
 from surge_sweeps.fitting.summary import target_label
 from surge_sweeps.fitting.targets import Target, TargetRuns
+from surge_sweeps.fitting.theory_tests import theory_tests
 from surge_sweeps.fitting.tradeoff import TradeoffDetails, analyse_tradeoff
 from surge_sweeps.fitting.tuned import tuned_optima
 from surge_sweeps.fitting.verdict import Verdict, decide
@@ -44,7 +44,6 @@ class _Fitted(NamedTuple):
     record: TargetFit
     optima: Optima
     law_fits: LawFits
-    verdict: Verdict
     tradeoff: TradeoffDetails | None
 
 
@@ -203,41 +202,32 @@ def _fit_target(
         b_peak=verdict.b_peak,
         b_noise=verdict.b_noise,
         minimum_detectable_kappa=verdict.minimum_detectable_kappa,
+        tests=theory_tests(
+            optima, _surge_scatter(law_fits), peak_supported=_peak_supported(verdict, law_fits)
+        ),
     )
-    return _Fitted(record, optima, law_fits, verdict, tradeoff)
+    return _Fitted(record, optima, law_fits, tradeoff)
+
+
+def _peak_supported(verdict: Verdict, law_fits: LawFits) -> bool:
+    """Whether the optima show a peak: a surge, or B_peak closed on both sides."""
+    return verdict.name == "surge" or law_fits.b_peak.status == "identified"
 
 
 def _drift(fitted: list[_Fitted]) -> DriftFit:
-    """B_peak over the gain targets where two of them show it, else over the reach targets; B_crit over the latter."""
+    """B_peak over the gain targets where they show its drift, else over the reach targets; B_crit over the latter."""
     fitted = [one for one in fitted if one.record.loss is not None and one.record.loss > 0]
-    gain = [one for one in fitted if one.record.protocol == "gain"]
-    reach = [one for one in fitted if one.record.protocol == "reach"]
-    shown = [one for one in gain if one.record.b_peak.status == "identified"]
-    return DriftFit(
-        b_peak=_peak_slope(gain if len(shown) >= MIN_TARGETS else reach), b_crit=_critical_slope(reach)
-    )
+    gain = [_drift_target(one) for one in fitted if one.record.protocol == "gain"]
+    reach = [_drift_target(one) for one in fitted if one.record.protocol == "reach"]
+    b_peak = drift_of_peak(gain)
+    if b_peak.status == "not_identified":
+        b_peak = drift_of_peak(reach)
+    return DriftFit(b_peak=b_peak, b_crit=drift_of_b_crit(reach))
 
 
-def _peak_slope(fitted: list[_Fitted]) -> Slope:
-    shown = [one for one in fitted if one.record.b_peak.status == "identified"]
-    if len(shown) < MIN_TARGETS:
-        return Slope()
-    # B_peak is identified only under a surge, which has its law.
-    laws = [(one, one.verdict.law) for one in shown if one.verdict.law]
-    draws = [b_peak_draws(one.optima, law, one.law_fits.scatter_sd[law]) for one, law in laws]
-    return _slope(shown, [one.record.b_peak for one in shown], draws)
+def _drift_target(one: _Fitted) -> DriftTarget:
+    return DriftTarget(one.record.loss or 0.0, one.optima, _surge_scatter(one.law_fits))
 
 
-def _critical_slope(fitted: list[_Fitted]) -> Slope:
-    known = [one for one in fitted if one.tradeoff and one.tradeoff.fit.b_crit.status == "identified"]
-    details = [one.tradeoff for one in known if one.tradeoff]
-    if len(details) < MIN_TARGETS:
-        return Slope()
-    return _slope(
-        known, [found.fit.b_crit for found in details], [found.log_b_crit_draws for found in details]
-    )
-
-
-def _slope(fitted: list[_Fitted], estimates: list[Interval], draws: list[FloatArray]) -> Slope:
-    losses = np.array([one.record.loss for one in fitted], dtype=float)
-    return fit_drift(losses, estimates, np.stack(draws, axis=1))
+def _surge_scatter(law_fits: LawFits) -> float:
+    return law_fits.scatter_sd.get("surge_plateau", 0.0)

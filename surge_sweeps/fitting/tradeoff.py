@@ -1,38 +1,46 @@
 """Steps against examples: the critical batch size B_crit from the steps to a target at each batch size.
 
 At constant batch size the paper's hyperbola (eq 20, arXiv 2405.14578) is S = S_min (1 + B_crit/B), fitted by
-unweighted least squares in log S: the batch size is exact and only the steps are noisy. Intervals are, at each end,
-the wider of the bootstrap over seeds and a profile of the residuals with n - 2 degrees of freedom, which also sees
-how far the optima miss the hyperbola.
+unweighted least squares in log S over all batch sizes. Intervals are, at each end, the wider of the bootstrap over
+seeds and a profile of the residuals with n - 2 degrees of freedom, which also sees how far the optima miss the
+hyperbola. Other definitions of a critical batch size are converted from B_crit, each with its formula.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
-from scipy.stats import f as f_distribution
 
-from surge_sweeps.fitting.draw_patterns import draw_patterns, parabola_peak
-from surge_sweeps.fitting.profile import CONFIDENCE, Ends, around, exp_ends, interval, profile_ends
-from surge_sweeps.fitting.result import BatchUnit, Interval, TradeoffFit
+from surge_sweeps.fitting.hyperbola import (
+    MIN_BATCH_SIZES,
+    HyperbolaEnds,
+    fit_hyperbola,
+    fit_hyperbola_draws,
+    hyperbola_ends,
+    hyperbola_grid,
+)
+from surge_sweeps.fitting.profile import CONFIDENCE, Ends, around, exp_ends, interval
+from surge_sweeps.fitting.result import BatchUnit, Interval, TradeoffFit, UShape
+from surge_sweeps.fitting.tradeoff_checks import (
+    exponent_warning,
+    find_u_shape,
+    hyperbola_exponent,
+    u_shape_warning,
+)
+from surge_sweeps.theory import half_gain_batch, overhead_batch, paper_critical_batch
 
 FloatArray = NDArray[np.float64]
 
-MIN_BATCH_SIZES = 3
 #: The batch sizes must reach this factor below and above B_crit for it to be identified.
 STRADDLE = 3.0
-#: Residuals of log S are taken to be at least this large (standard deviation).
-STEPS_SD_FLOOR = 0.005
 
-_REACH = 1000.0
-_POINTS = 401
-_EXPONENTS = np.geomspace(0.25, 4.0, 65)
-_MIN_FOR_EXPONENT = 5
+_OVERHEAD = 0.2
+_LARGEST_LOG = 700.0  # an end of an interval beyond exp(700) is open
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,24 +48,13 @@ class TradeoffDetails:
     """A trade-off fit and what it rests on.
 
     Attributes:
-        fit: the result. log_b_crit_draws: (n_draws,) log B_crit of every bootstrap draw, spread out about the
-            estimate to the width of the reported interval; -inf or inf where a draw shows no bend, NaN where it has
-            fewer than three batch sizes.
-        exponent: q of S = S_min (1 + (B_crit/B)^q), which is 1 for the hyperbola. warning: a sentence where the
-            interval of q excludes 1, else empty.
+        fit: the result.
+        warning: a sentence where the examples turn up again at small batch sizes, else where the interval of the
+            exponent excludes 1; empty where the hyperbola holds.
     """
 
     fit: TradeoffFit
-    log_b_crit_draws: FloatArray
-    exponent: Interval
     warning: str
-
-
-class _Grid(NamedTuple):
-    """Candidate log B_crit (G,), and log(1 + B_crit/B) at the n batch sizes (G, n)."""
-
-    log_b_crit: FloatArray
-    curves: FloatArray
 
 
 def fit_tradeoff(
@@ -81,7 +78,7 @@ def fit_tradeoff(
 def analyse_tradeoff(
     batch_sizes: FloatArray, log_steps: FloatArray, log_steps_draws: FloatArray, batch_unit: BatchUnit
 ) -> TradeoffDetails | None:
-    """As `fit_tradeoff`, with the draws of B_crit and the checks of the hyperbola.
+    """As `fit_tradeoff`, with what the checks of the hyperbola say.
 
     >>> b = np.array([8.0, 32.0, 128.0, 512.0, 2048.0])
     >>> analyse_tradeoff(b, np.log(50 * (1 + (100 / b) ** 0.5)), np.empty((0, 5)), "examples").warning
@@ -91,113 +88,32 @@ def analyse_tradeoff(
     b, y = np.asarray(batch_sizes, float)[known], log_steps[known]
     if b.size < MIN_BATCH_SIZES:
         return None
-    grid = _grid(b, 1.0)
-    log_b_crit, squares = _best(b, y, grid)
-    draws = _draw_fits(log_steps_draws[:, known], grid)
-    ends = _ends(b, y, grid, log_b_crit, squares, draws)
-    fit = _tradeoff_fit(b, y, log_b_crit, ends, batch_unit)
-    exponent = _exponent(b, y)
-    return TradeoffDetails(
-        fit,
-        _spread(draws[0], log_b_crit, ends[0]),
-        exponent,
-        _exponent_warning(exponent),
+    draws = log_steps_draws[:, known]
+    fit = _fit(b, y, draws, batch_unit)
+    exponent, u_shape = hyperbola_exponent(b, y), _u_shape(b, y, draws, batch_unit)
+    fit = fit.model_copy(
+        update={
+            "exponent": exponent,
+            "paper_b_crit": paper_critical_batch(b, np.exp(y)),
+            "definitions": _other_definitions(fit.b_crit, float(b.min()), batch_unit),
+            "u_shape": u_shape,
+        }
     )
+    warning = u_shape_warning(u_shape, fit.b_crit) if u_shape else exponent_warning(exponent)
+    return TradeoffDetails(fit, warning)
 
 
-def _grid(b: FloatArray, exponent: float) -> _Grid:
-    log_b_crit = np.linspace(math.log(b.min() / _REACH), math.log(b.max() * _REACH), _POINTS)
-    return _Grid(log_b_crit, np.logaddexp(0.0, exponent * (log_b_crit[:, None] - np.log(b))))
-
-
-def _squares(y: FloatArray, curves: FloatArray) -> FloatArray:
-    """(G,) residual sum of squares of each curve at its best level."""
-    residual = y - curves
-    return np.asarray(((residual - residual.mean(axis=1, keepdims=True)) ** 2).sum(axis=1))
-
-
-def _best(b: FloatArray, y: FloatArray, grid: _Grid, exponent: float = 1.0) -> tuple[float, float]:
-    """Log B_crit and the sum of squares at the minimum, refined within one grid step; infinite at the grid's ends."""
-    squares = _squares(y, grid.curves)
-    cell = int(np.argmin(squares))
-    if cell in (0, squares.size - 1):
-        return (-math.inf if cell == 0 else math.inf), float(squares[cell])
-
-    def loss(log_b_crit: float) -> float:
-        return float(_squares(y, np.logaddexp(0.0, exponent * (log_b_crit - np.log(b)))[None])[0])
-
-    around_cell = (float(grid.log_b_crit[cell - 1]), float(grid.log_b_crit[cell + 1]))
-    found = minimize_scalar(loss, bounds=around_cell, method="bounded", options={"xatol": 1e-7})
-    return float(found.x), float(found.fun)
-
-
-def _least_squares_on_grid(squares: FloatArray) -> float:
-    """Minimum over an evenly spaced grid, by the parabola through the three lowest neighbours."""
-    cell = int(np.argmin(squares))
-    if cell in (0, squares.size - 1):
-        return float(squares[cell])
-    left, middle, right = squares[cell - 1 : cell + 2]
-    bend = left - 2 * middle + right
-    return float(max(middle - (left - right) ** 2 / (8 * bend), 0.0)) if bend > 0 else float(middle)
-
-
-def _draw_fits(draws: FloatArray, grid: _Grid) -> tuple[FloatArray, FloatArray]:
-    """(n_draws,) log B_crit and log S_min of every draw."""
-    log_b_crit = np.full(draws.shape[0], np.nan)
-    log_s_min = log_b_crit.copy()
-    step = grid.log_b_crit[1] - grid.log_b_crit[0]
-    for rows, columns in draw_patterns(draws):
-        if columns.sum() < MIN_BATCH_SIZES:
-            continue
-        curves, y = grid.curves[:, columns], draws[np.ix_(rows, columns)]
-        centred = curves - curves.mean(axis=1, keepdims=True)
-        score = 2 * y @ centred.T - (centred**2).sum(axis=1)
-        cell = score.argmax(axis=1)
-        inner, index = np.clip(cell, 1, _POINTS - 2), np.arange(cell.size)
-        shift = parabola_peak(score[index, inner - 1], score[index, inner], score[index, inner + 1])
-        value = np.where(
-            cell == 0, -np.inf, np.where(cell == _POINTS - 1, np.inf, grid.log_b_crit[inner] + shift * step)
-        )
-        log_b_crit[rows] = value
-        log_s_min[rows] = (y - curves[cell]).mean(axis=1) - np.where(
-            inner == cell, shift * (curves[inner + 1] - curves[inner - 1]).mean(axis=1) / 2, 0.0
-        )
-    return log_b_crit, log_s_min
-
-
-def _ends(
-    b: FloatArray,
-    y: FloatArray,
-    grid: _Grid,
-    log_b_crit: float,
-    squares: float,
-    draws: tuple[FloatArray, FloatArray],
-) -> tuple[Ends, Ends, Ends]:
-    """Ends of log B_crit, log S_min and log E_min."""
-    values, curves = grid.log_b_crit, grid.curves
-    if math.isfinite(log_b_crit):
-        at = int(np.searchsorted(values, log_b_crit))
-        values = np.insert(values, at, log_b_crit)
-        curves = np.insert(curves, at, np.logaddexp(0.0, log_b_crit - np.log(b)), axis=0)
-    rise, allowed = _squares(y, curves), _allowed_rise(squares, b.size, 2)
-    b_ends = profile_ends(values, -0.5 * rise, -0.5 * squares, allowed)
-    inside = rise <= squares + allowed
-    half = np.sqrt(np.maximum(squares + allowed - rise[inside], 0.0) / b.size)
-    s_min = (y - curves[inside]).mean(axis=1)
-    e_min = s_min + values[inside]
-    s_ends = Ends(None if inside[-1] else float((s_min - half).min()), float((s_min + half).max()))
-    e_ends = Ends(None if inside[0] else float((e_min - half).min()), float((e_min + half).max()))
-    log_b, log_s = draws
+def _fit(b: FloatArray, y: FloatArray, draws: FloatArray, batch_unit: BatchUnit) -> TradeoffFit:
+    grid = hyperbola_grid(b)
+    found = fit_hyperbola(b, y, grid)
+    log_b, log_s = fit_hyperbola_draws(draws, grid)
+    profile = hyperbola_ends(b, y, grid, found)
     with np.errstate(invalid="ignore"):
         log_e = log_s + log_b
-    return _widened(b_ends, log_b), _widened(s_ends, log_s), _widened(e_ends, log_e)
-
-
-def _allowed_rise(squares: float, n: int, parameters: int) -> float:
-    """How far the sum of squares may rise inside the 95% interval: F-based, infinite without a degree of freedom."""
-    free = n - parameters
-    variance = max(squares / free, STEPS_SD_FLOOR**2)
-    return variance * float(f_distribution.ppf(CONFIDENCE, 1, free))
+    ends = HyperbolaEnds(
+        _widened(profile.log_b_crit, log_b), _widened(profile.log_s_min, log_s), _widened(profile.log_e_min, log_e)
+    )  # fmt: skip
+    return _tradeoff_fit(b, y, found.log_b_crit, ends, batch_unit)
 
 
 def _widened(ends: Ends, draws: FloatArray) -> Ends:
@@ -214,7 +130,7 @@ def _widened(ends: Ends, draws: FloatArray) -> Ends:
 
 
 def _tradeoff_fit(
-    b: FloatArray, y: FloatArray, log_b_crit: float, ends: tuple[Ends, Ends, Ends], batch_unit: BatchUnit
+    b: FloatArray, y: FloatArray, log_b_crit: float, ends: HyperbolaEnds, batch_unit: BatchUnit
 ) -> TradeoffFit:
     definition = (
         f"B_crit = E_min/S_min in {batch_unit}: the batch size at which reaching the target takes twice the fewest "
@@ -222,7 +138,7 @@ def _tradeoff_fit(
     )
     from_below = math.log(b.min()) < log_b_crit - math.log(STRADDLE)
     from_above = math.log(b.max()) > log_b_crit + math.log(STRADDLE)
-    low, high = ends[0]
+    low, high = ends.log_b_crit
     b_ends = exp_ends(Ends(low if from_below else None, high if from_above else None))
     estimate = math.exp(log_b_crit) if from_below and from_above else None
     b_crit = interval(estimate, around(b_ends, estimate), definition)
@@ -230,8 +146,8 @@ def _tradeoff_fit(
     if math.isfinite(log_b_crit):
         log_s = float((y - np.logaddexp(0.0, log_b_crit - np.log(b))).mean())
         log_e = log_s + log_b_crit
-    s_min, s_low, s_high = _quantity(log_s if from_above else None, ends[1], low_known=from_above)
-    e_min, e_low, e_high = _quantity(log_e if from_below else None, ends[2], low_known=from_below)
+    s_min, s_low, s_high = _quantity(log_s if from_above else None, ends.log_s_min, low_known=from_above)
+    e_min, e_low, e_high = _quantity(log_e if from_below else None, ends.log_e_min, low_known=from_below)
     return TradeoffFit(
         s_min=s_min,
         s_min_low=s_low,
@@ -245,52 +161,50 @@ def _tradeoff_fit(
 
 def _quantity(log_estimate: float | None, ends: Ends, *, low_known: bool) -> tuple[float | None, ...]:
     """Estimate, low, high of S_min or E_min; where the data do not reach its regime only its high end is known."""
-    low, high = exp_ends(Ends(ends.low if low_known else None, ends.high))
+    beyond_numbers = ends.high is not None and ends.high > _LARGEST_LOG
+    low, high = exp_ends(Ends(ends.low if low_known else None, None if beyond_numbers else ends.high))
     if log_estimate is None:
         return None, None, high
     estimate = math.exp(log_estimate)
     return (estimate, *around(Ends(low, high), estimate))
 
 
-def _spread(draws: FloatArray, estimate: float, ends: Ends) -> FloatArray:
-    """Draws moved away from the estimate until their central 95% is as wide as the interval."""
-    finite = draws[~np.isnan(draws)]
-    if ends.low is None or ends.high is None or not finite.size or not math.isfinite(estimate):
-        return draws
-    low, high = np.quantile(finite, [0.025, 0.975])
-    if not 0 < high - low < math.inf:
-        return draws
-    return np.asarray(estimate + max(1.0, (ends.high - ends.low) / float(high - low)) * (draws - estimate))
+def _u_shape(b: FloatArray, y: FloatArray, draws: FloatArray, batch_unit: BatchUnit) -> UShape | None:
+    """The hyperbola refitted from the batch size with the fewest examples on, where E(B) turns up below it."""
+    found = find_u_shape(b, y)
+    if found is None:
+        return None
+    p_value, least = found
+    definition = f"B_crit = E_min/S_min in {batch_unit}, fitted to the batch sizes from {b[least]:g} on alone"
+    b_crit = Interval(definition=definition)
+    if b.size - least >= MIN_BATCH_SIZES:
+        trimmed = _fit(b[least:], y[least:], draws[:, least:], batch_unit)
+        b_crit = trimmed.b_crit.model_copy(update={"definition": definition})
+    return UShape(p_value=p_value, from_batch_size=round(b[least]), b_crit=b_crit)
 
 
-_EXPONENT = "q of S = S_min (1 + (B_crit/B)^q): 1 for the hyperbola"
-
-
-def _exponent(b: FloatArray, y: FloatArray) -> Interval:
-    """Profile interval of q; not identified with fewer than five batch sizes."""
-    if b.size < _MIN_FOR_EXPONENT:
-        return Interval(definition=_EXPONENT)
-    log_q = np.log(_EXPONENTS)
-    squares = np.array([_least_squares_on_grid(_squares(y, _grid(b, q).curves)) for q in _EXPONENTS])
-    cell = int(np.argmin(squares))
-    if cell in (0, log_q.size - 1):
-        return Interval(definition=_EXPONENT)
-    shift = float(parabola_peak(*(-squares[[cell + k]] for k in (-1, 0, 1)))[0])
-    estimate = float(log_q[cell] + shift * (log_q[1] - log_q[0]))
-    ends = profile_ends(
-        log_q, -0.5 * squares, -0.5 * squares[cell], _allowed_rise(float(squares[cell]), b.size, 3)
+def _other_definitions(b_crit: Interval, base: float, batch_unit: BatchUnit) -> list[Interval]:
+    """Critical batch sizes by other definitions, with the interval of B_crit converted end by end."""
+    texts = (
+        f"20% more examples than at B -> 0, in {batch_unit}: 0.2 B_crit",
+        f"20% more steps than linear scaling from the smallest measured batch size B0 = {base:g}, in {batch_unit}: "
+        "1.2 B0 + 0.2 B_crit (H. Zhang et al. 2024, arXiv 2410.21676)",
+        f"half-gain batch, in {batch_unit}: the loss decrease per optimal step is half its largest; equal to B_crit "
+        "under the hyperbola",
     )
-    value = math.exp(estimate)
-    return interval(value, around(exp_ends(ends), value), _EXPONENT)
-
-
-def _exponent_warning(exponent: Interval) -> str:
-    if exponent.estimate is None or exponent.low is None or exponent.high is None:
-        return ""
-    if exponent.low <= 1 <= exponent.high:
-        return ""
-    pace = "more slowly" if exponent.estimate < 1 else "faster"
-    return (
-        f"Steps fall with the batch size {pace} than the hyperbola: its exponent is {exponent.estimate:.2f} "
-        f"({exponent.low:.2f} to {exponent.high:.2f}), not 1."
+    conversions: tuple[Callable[[float], float], ...] = (
+        partial(overhead_batch, overhead=_OVERHEAD),
+        partial(overhead_batch, overhead=_OVERHEAD, base=base),
+        half_gain_batch,
     )
+    return [
+        Interval(
+            **{
+                name: None if value is None else convert(value)
+                for name, value in (("estimate", b_crit.estimate), ("low", b_crit.low), ("high", b_crit.high))
+            },
+            status=b_crit.status,
+            definition=text,
+        )
+        for text, convert in zip(texts, conversions, strict=True)
+    ]
