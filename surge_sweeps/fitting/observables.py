@@ -103,7 +103,7 @@ def running_minimum(curves: LossCurves) -> RunningMinimum:
 
 
 def smoothed_losses(curves: LossCurves) -> pd.Series[float]:
-    """The loss of every point, a training loss averaged over its last `TRAIN_LOSS_POINTS`; NaN and `HUGE` become inf."""
+    """The loss of every point, a training loss averaged over `TRAIN_LOSS_POINTS`; NaN and `HUGE` become inf."""
     points = curves.points
     loss = points["loss"].where(points["loss"].abs() < HUGE, np.inf)
     if "train" in curves.loss_name.lower():

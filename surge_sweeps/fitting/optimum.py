@@ -1,9 +1,8 @@
 """The optimal learning rate of every batch size of one target: a fitted vertex with draws, never the best grid cell.
 
-Several estimators (a shape and a window, see `basin`) are weighed by leave-one-learning-rate-out cross-validation near
-the minimum, pooled over the batch sizes. The value is their weighted mean. Every bootstrap draw resamples the runs,
-picks one estimator by its weight, selects the window anew and refits, so the interval holds the scatter of the runs
-and the doubt about the shape.
+Several estimators (a shape and a window, see `basin`) are weighed over all batch sizes (`selection`). The value is their
+weighted mean. Every bootstrap draw resamples the runs, picks one estimator by its weight, places the window anew and
+refits, so the interval holds the scatter of the runs and the doubt about the shape.
 """
 
 from __future__ import annotations
@@ -41,7 +40,6 @@ from surge_sweeps.fitting.selection import (
     likeliest,
     misfit,
     residual_sd,
-    shape_doubt,
 )
 
 #: Degrees of freedom that a batch size's pooled variance counts for in the variance of one cell.
@@ -122,8 +120,7 @@ def find_optima(cells: Cells, protocol: Protocol, resampling: Resampling) -> Opt
         validation[validation > 0],
     )
     minima = _widen(minima, value, _widening(cells, basins, validation, resampling))
-    doubt = shape_doubt(basins, validation) if replicated else 0.0
-    optima = _optima(cells, protocol, scale, value, minima, resampling, doubt)
+    optima = _optima(cells, protocol, scale, value, minima, resampling)
     return OptimumSearch(optima, _flat_bands(cells, basins, scale, validation, single_sd, optima), validation)
 
 
@@ -210,14 +207,13 @@ def _optima(
     value: Minima,
     drawn: Minima,
     resampling: Resampling,
-    doubt: float,
 ) -> Optima:
     status = tuple(_status(cells, batch, value.x[batch]) for batch in range(cells.batch_sizes.size))
     known = np.array([name == "ok" for name in status])
     found = np.array([name in ("ok", "edge_low", "edge_high") for name in status])
     low, high = np.nanmin(cells.log_lr, axis=1), np.nanmax(cells.log_lr, axis=1)
     log_lr = np.where(value.x == np.inf, high, np.where(value.x == -np.inf, low, value.x + scale.centre))
-    unseen = np.hypot(_quantisation_sd(cells, doubt), _SHAPE_SD)[:, None] * resampling.rounding
+    unseen = np.hypot(_quantisation_sd(cells), _SHAPE_SD)[:, None] * resampling.rounding
     draws = np.where(found[:, None], drawn.x + scale.centre[:, None] + unseen, np.nan)
     log_steps = np.full_like(log_lr, np.nan)
     log_steps_draws = np.full_like(draws, np.nan)
@@ -246,11 +242,8 @@ def _status(cells: Cells, batch: int, x: float) -> OptimumStatus:
     return "edge_high" if x > 0 else "edge_low"
 
 
-def _quantisation_sd(cells: Cells, doubt: float) -> FloatArray:
-    """(n_batch,) sd of log LR that the grid's spacing leaves open.
-
-    All of it where neighbours are more than a factor 2 apart; else the share `doubt` by which no shape fits.
-    """
+def _quantisation_sd(cells: Cells) -> FloatArray:
+    """(n_batch,) sd of log LR that a grid with neighbours more than a factor 2 apart leaves open; 0 for a finer one."""
     steps = np.diff(cells.log_lr, axis=1)
     counts = np.isfinite(steps).sum(axis=1)
     ordered = np.sort(np.where(np.isfinite(steps), steps, np.inf), axis=1)
@@ -258,8 +251,7 @@ def _quantisation_sd(cells: Cells, doubt: float) -> FloatArray:
         return np.zeros(steps.shape[0])
     median = ordered[np.arange(steps.shape[0]), np.maximum(counts - 1, 0) // 2]
     coarse = np.isfinite(median) & (median > np.log(2.0) + 1e-3)
-    share = np.where(coarse, 1.0, doubt)
-    return np.asarray(np.where(np.isfinite(median), median, 0.0) * share / np.sqrt(12.0))
+    return np.asarray(np.where(coarse, median, 0.0) / np.sqrt(12.0))
 
 
 def _flat_bands(

@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from itertools import groupby
 
 import numpy as np
-from scipy.stats import chi2
 
 from surge_sweeps.fitting.basin import (
     FAMILIES,
@@ -177,17 +176,6 @@ def misfit(basins: Basins, candidate: Candidate) -> tuple[float, int]:
     inside = (window.inside & (counts > n_coef)[..., None])[:, 0]
     squares = np.where(inside, basins.weights * (basins.deficit - fitted)[:, 0] ** 2, 0.0).sum()
     return float(squares), int(np.maximum(counts - n_coef, 0).sum())
-
-
-def shape_doubt(basins: Basins, weights: FloatArray) -> float:
-    """The share, 0 to 1, of the misfit of the likeliest shape that is not the scatter of the runs.
-
-    Zero unless the misfit is larger than scatter explains at 5%.
-    """
-    squares, freedom = misfit(_floored(basins), likeliest(basins, weights))
-    if not freedom:
-        return 0.0
-    return float(np.sqrt(max(0.0, 1.0 - chi2.ppf(0.95, freedom) / max(squares, 1e-300))))
 
 
 def residual_sd(basins: Basins, weights: FloatArray) -> float:
