@@ -1,8 +1,8 @@
 """The optimal learning rate of every batch size of one target: a fitted vertex with draws, never the best grid cell.
 
-Several estimators (a shape and a window, see `basin`) are weighed over all batch sizes (`selection`). The value is their
-weighted mean. Every bootstrap draw resamples the runs, picks one estimator by its weight, places the window anew and
-refits, so the interval holds the scatter of the runs and the doubt about the shape.
+Several estimators (a shape and a window, see `basin`) are weighed over all batch sizes (`selection`). The value is
+their weighted mean. Every bootstrap draw resamples the runs, picks one estimator by its weight, places the window
+anew and refits, so the interval holds the scatter of the runs and the doubt about the shape.
 """
 
 from __future__ import annotations
