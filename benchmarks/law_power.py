@@ -159,11 +159,11 @@ def intervals_of(fits: LawFits, truth: str) -> dict[str, Interval]:
     return {name: found[name] for name in COVERED[truth]}
 
 
-def print_coverage(sims: int) -> None:
+def print_coverage(sims: int, sds: list[float], spreads: list[str]) -> None:
     """Share of intervals that hold the truth (open ends hold everything), and of those closed on both sides."""
     for truth, quantities in COVERED.items():
-        for sd in SDS[:3]:
-            for spread in SPREADS:
+        for sd in sds:
+            for spread in spreads:
                 rng = np.random.default_rng(3)
                 found = [
                     intervals_of(fit_laws(simulate(Case(truth, sd, spread), rng)), truth) for _ in range(sims)
@@ -192,21 +192,30 @@ def main() -> None:
     parser.add_argument(
         "--errors", nargs="+", choices=ERRORS, default=list(ERRORS), help="of the table of false surges"
     )
+    parser.add_argument("--sds", nargs="+", type=float, default=list(SDS), help="of one log optimum")
+    parser.add_argument(
+        "--spreads", nargs="+", choices=SPREADS, default=list(SPREADS), help="how the draws know it"
+    )
     options = parser.parse_args()
     tables = options.tables or ["power", "false", "coverage"]
     with threadpool_limits(1, user_api="blas"):
         if "power" in tables:
-            cases = [Case(truth, sd, spread) for truth in SURGES for sd in SDS for spread in SPREADS]
+            cases = [
+                Case(truth, sd, spread)
+                for truth in SURGES
+                for sd in options.sds
+                for spread in options.spreads
+            ]
             print_verdicts(cases, options.sims)
         if "false" in tables:
             truths = [*MONOTONE, FLAT_THEN_FALLING]
             cases = [
                 Case(truth, sd, spread, errors)
-                for errors in options.errors for truth in truths for sd in SDS for spread in SPREADS
+                for errors in options.errors for truth in truths for sd in options.sds for spread in options.spreads
             ]  # fmt: skip
             print_verdicts(cases, options.sims)
         if "coverage" in tables:
-            print_coverage(options.sims)
+            print_coverage(options.sims, options.sds, options.spreads)
 
 
 if __name__ == "__main__":

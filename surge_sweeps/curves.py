@@ -149,7 +149,9 @@ def _usable_runs(runs: pd.DataFrame, found: list[Problem], *, lr_needed: bool) -
     usable = lr_usable & (batch_size > 0) & np.isfinite(batch_size)
     for name in runs.loc[~usable, "run"]:
         found.append(
-            Problem(str(name), "left out: learning rate or batch size is missing, not positive or out of range")
+            Problem(
+                str(name), "left out: learning rate or batch size is missing, not positive or out of range"
+            )
         )
     whole = (batch_size == np.floor(batch_size)) & (batch_size <= MAX_BATCH_SIZE)
     for name in runs.loc[usable & ~whole, "run"]:

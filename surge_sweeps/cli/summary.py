@@ -11,9 +11,12 @@ from rich.table import Table
 
 from surge_sweeps.fitting import SurgeFit
 from surge_sweeps.fitting.result import Interval, TargetFit
-from surge_sweeps.report.numbers import count_text, lr_text
-from surge_sweeps.report.sentences import recommendation, why_no_schedule
-from surge_sweeps.report.words import VERDICTS, family_of, interval_text, slope_text, target_label
+from surge_sweeps.report.cards import definition_cards
+from surge_sweeps.report.families import family_of, has_rates, target_label
+from surge_sweeps.report.numbers import count_text, lr_text, plural
+from surge_sweeps.report.page import problems_of, scales_of
+from surge_sweeps.report.sentences import advice
+from surge_sweeps.report.words import VERDICTS, interval_text
 
 
 def print_summary(fit: SurgeFit, console: Console) -> None:
@@ -23,34 +26,50 @@ def print_summary(fit: SurgeFit, console: Console) -> None:
         for family, targets in groupby(group.targets, key=family_of):
             console.print(f"[italic]{escape(family.title())}[/]", highlight=False)
             console.print(_table(list(targets)))
-        for name, slope in (("B_peak", group.drift.b_peak), ("B_crit", group.drift.b_crit)):
-            console.print(slope_text(slope, name), markup=False, highlight=False)
-        advice = (
-            recommendation(group.schedule)
-            if group.schedule
-            else why_no_schedule(group, bool(group.targets), fit.problems)
-        )
-        console.print(f"[bold]{escape(advice)}[/]", highlight=False)
-    if fit.problems:
-        count = len(fit.problems)
-        console.print(f"\n{count} {'problem' if count == 1 else 'problems'} found; the report lists them.")
+        for card in definition_cards(group):
+            console.print(f"{card.title}: {card.notes[0]}", markup=False, highlight=False)
+        for part in scales_of(group, fit.batch_unit):
+            console.print(" ".join((part.slope, *part.checks)), markup=False, highlight=False)
+        text = advice(group, bool(group.targets), fit.problems, fit.batch_unit)
+        console.print(f"[bold]{escape(text)}[/]", highlight=False)
+    count = len(problems_of(fit))
+    if count:
+        console.print(f"\n{plural(count, 'problem')} found; the report lists them.")
     if not fit.groups:
         for problem in fit.problems:
             console.print(f"  {escape(problem.what)}", highlight=False)
 
 
 def _table(targets: Sequence[TargetFit]) -> Table:
-    """A row a target; narrow enough for 80 columns."""
+    """A row a target; columns of which these targets know nothing are left out, long words go on the next line."""
     sizes = sorted({point.batch_size for target in targets for point in target.optimal_lr})
     ends = sizes[:1] + sizes[1:][-1:]
+    rated = not targets or any(has_rates(target) for target in targets)
+    counted = any(target.tradeoff for target in targets)
+    # Both B_crit and B_noise do not fit 80 columns; where they are known together they are compared in the report.
+    noted = not counted and any(target.b_noise.status != "not_identified" for target in targets)
+    columns = {
+        "at": any(target.loss is not None for target in targets),
+        "verdict": rated,
+        **{f"LR at B {size}": rated for size in ends},
+        "B_peak": rated,
+        "B_crit": counted,
+        "B_noise": noted,
+    }
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in ("at", "verdict", *(f"LR at B {size}" for size in ends), "B_peak", "B_crit"):
-        table.add_column(column, no_wrap=True)
+    for column, shown in columns.items():
+        if shown:
+            table.add_column(column, overflow="fold")
     for target in targets:
-        verdict = "cannot tell" if target.verdict == "inconclusive" else VERDICTS[target.verdict][0]
-        b_crit = interval_text(target.tradeoff.b_crit) if target.tradeoff else ""
-        rates = [_rate(target, size) for size in ends]
-        table.add_row(target_label(target), verdict, *rates, _peak(target.b_peak), b_crit)
+        cells = (
+            target_label(target),
+            "cannot tell" if target.verdict == "inconclusive" else VERDICTS[target.verdict][0],
+            *(_rate(target, size) for size in ends),
+            _peak(target.b_peak),
+            interval_text(target.tradeoff.b_crit) if target.tradeoff else "",
+            interval_text(target.b_noise),
+        )
+        table.add_row(*(cell for cell, shown in zip(cells, columns.values(), strict=True) if shown))
     return table
 
 

@@ -7,15 +7,17 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from surge_sweeps.fitting.curve_grid import curve_grids
+from surge_sweeps.fitting.curve_grid import CurveGrid, curve_grids
 from surge_sweeps.fitting.law_search import aicc
 from surge_sweeps.fitting.likelihood import SCATTER_SDS, Observations, fit_levels
 from surge_sweeps.theory import LAWS, mean_field_lr
 
 FloatArray = NDArray[np.float64]
 
-#: By how much the best surge law must beat the best monotone one in AICc.
+#: By how much the best surge law must beat the best monotone one in AICc to need no further test.
 AICC_MARGIN = 6.0
+#: The lead in AICc at which the bootstrap against monotone laws calls the better half of surges significant.
+DETECTABLE_MARGIN = 2.0
 LARGEST_KAPPA = 1000.0
 
 _BISECTIONS = 12
@@ -23,7 +25,7 @@ _SCATTERS = SCATTER_SDS[::2]
 
 
 def minimum_detectable_kappa(observed: Observations, scatter_sd: float) -> float | None:
-    """Smallest kappa whose surge would be expected to beat every monotone law by more than `AICC_MARGIN`.
+    """Smallest kappa whose surge would be expected to lead every monotone law by more than `DETECTABLE_MARGIN`.
 
     The surge is that of the plateau law with its peak at the centre, in log, of the batch sizes with a value; the
     noise is that of the values, plus `scatter_sd`. Each law's extra scatter is fitted anew, as it is to the real
@@ -35,16 +37,19 @@ def minimum_detectable_kappa(observed: Observations, scatter_sd: float) -> float
     True
     """
     use = observed.values
-    n = int(use.sum())
-    if n < 3:
+    if use.sum() < 3:
         return None
-    search = _Search(observed.batch_sizes[use], observed.variance[use], scatter_sd)
-    if search.margin(LARGEST_KAPPA) <= AICC_MARGIN:
+    values = Observations(
+        observed.batch_sizes[use], observed.log_lr[use], observed.variance[use], observed.side[use],
+        observed.correlation,
+    )  # fmt: skip
+    search = _Search(values, scatter_sd)
+    if search.margin(LARGEST_KAPPA) <= DETECTABLE_MARGIN:
         return None
     low, high = math.log(1e-3), math.log(LARGEST_KAPPA - 1)  # of kappa - 1
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
-        if search.margin(1 + math.exp(middle)) > AICC_MARGIN:
+        if search.margin(1 + math.exp(middle)) > DETECTABLE_MARGIN:
             high = middle
         else:
             low = middle
@@ -54,11 +59,12 @@ def minimum_detectable_kappa(observed: Observations, scatter_sd: float) -> float
 class _Search:
     """Expected AICc margin of a surge, over curves that do not depend on the surge tried."""
 
-    def __init__(self, batch_sizes: FloatArray, variance: FloatArray, scatter_sd: float) -> None:
-        self._b, self._variance, self._noise = batch_sizes, variance, variance + scatter_sd**2
-        n, b_min, b_max = batch_sizes.size, float(batch_sizes[0]), float(batch_sizes[-1])
+    def __init__(self, values: Observations, scatter_sd: float) -> None:
+        batch_sizes, n = values.batch_sizes, values.batch_sizes.size
+        self._values, self._b, self._noise = values, batch_sizes, values.axes.variance + scatter_sd**2
+        b_min, b_max = float(batch_sizes[0]), float(batch_sizes[-1])
         self._centre = math.sqrt(b_min * b_max)
-        rivals = {name: curve_grids(name, b_min, b_max)[0] for name in LAWS if name != "surge"}
+        rivals = {name: _thinned(curve_grids(name, b_min, b_max)[0]) for name in LAWS if name != "surge"}
         self._monotone = [
             (grid.curves(batch_sizes), penalty)
             for name, grid in rivals.items()
@@ -84,10 +90,14 @@ class _Search:
 
     def _expected(self, truth: FloatArray, curves: FloatArray) -> float:
         """Expected -2 log likelihood of the best of the curves, before the gain from fitting its parameters."""
-        observed = Observations(self._b, truth, self._variance, np.zeros(truth.size, np.int8))
-        levels = fit_levels(observed, curves, _SCATTERS)
-        noise = (self._noise[:, None] / (self._variance[:, None] + _SCATTERS**2)).sum(axis=0)
+        levels = fit_levels(self._values.with_values(truth), curves, _SCATTERS)
+        noise = (self._noise[:, None] / (self._values.axes.variance[:, None] + _SCATTERS**2)).sum(axis=0)
         return float((-2 * levels.log_likelihood + noise).min())
+
+
+def _thinned(grid: CurveGrid) -> CurveGrid:
+    """Every other point of the axes: the truths tried here are smooth surges, which no single cell decides."""
+    return CurveGrid(grid.law, grid.layout, tuple(axis[::2] for axis in grid.axes))
 
 
 def _penalty(name: str, n: int) -> float | None:

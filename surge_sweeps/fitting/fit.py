@@ -5,6 +5,7 @@ Never an exception for thin data: what cannot be fitted is missing from the resu
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -182,7 +183,8 @@ def _fit_target(
 ) -> _Fitted:
     optima = search.optima
     law_fits = fit_laws(optima)
-    verdict = decide(optima, law_fits, rng)
+    log_edges = {float(edge.batch_size): math.log(edge.lr) for edge in edges}
+    verdict = decide(optima, law_fits, rng, stability_edge=log_edges)
     tradeoff = None
     if target.protocol in ("reach", "steps"):
         tradeoff = analyse_tradeoff(

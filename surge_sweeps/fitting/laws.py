@@ -7,6 +7,8 @@ give the profile intervals of B_peak, kappa, B_noise and the exponent of the pow
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,7 +17,8 @@ from numpy.typing import NDArray
 from surge_sweeps.errors import NotEnoughDataError, UnknownNameError
 from surge_sweeps.fitting.curve_grid import CurveGrid, curve_grids
 from surge_sweeps.fitting.law_search import BestFit, aicc, akaike_weights, polish
-from surge_sweeps.fitting.likelihood import LevelFit, Observations, fit_levels, observe
+from surge_sweeps.fitting.law_validation import LawResiduals, selection_frequencies
+from surge_sweeps.fitting.likelihood import LevelFit, Observations, draws_of_values, fit_levels, observe
 from surge_sweeps.fitting.optima import Optima
 from surge_sweeps.fitting.profile import (
     around,
@@ -27,7 +30,7 @@ from surge_sweeps.fitting.profile import (
 )
 from surge_sweeps.fitting.result import Interval, LawFit
 from surge_sweeps.fitting.surge_family import B_PEAK, FAMILY_PARAMETERS, KAPPA, SurgeFamily
-from surge_sweeps.theory import LAWS, peak_batch_size
+from surge_sweeps.theory import LAWS, mean_field_peak, peak_batch_size
 
 FloatArray = NDArray[np.float64]
 LawGrids = dict[str, tuple[tuple[CurveGrid, LevelFit], ...]]
@@ -44,7 +47,8 @@ _ALPHA = "exponent alpha of the power law: the optimal learning rate is proporti
 #: Fewest optima (values and bounds; values alone) to which laws are fitted.
 MIN_OPTIMA, MIN_VALUES = 4, 3
 
-_ZOOM = 15.0  # log likelihood below the best down to which the second grid of a law reaches
+# Log likelihood below the best down to which the second grid of a law reaches, and the grid about the best fit.
+_ZOOM, _NEAR = 15.0, 4.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +85,7 @@ class LawFits:
         estimate = self.fit("power").parameters["alpha"]
         grid, levels = self._grids["power"][0]
         near = levels.log_likelihood.max(axis=1)
-        threshold = deviance_threshold(self.observed.log_lr.size, len(LAWS["power"].parameters))
+        threshold = _threshold(self.observed, "power", self._noise_scatter("power"))
         ends = profile_ends(grid.shape()["alpha"], near, float(near.max()), threshold)
         return interval(estimate, around(ends, estimate), _ALPHA)
 
@@ -102,6 +106,23 @@ class LawFits:
             return Interval(definition=definition)
         return self._shape_interval(law_name, fit.parameters["b_s"] / kappa, parameter, definition)
 
+    def _noise_scatter(self, law_name: str) -> float:
+        return _noise_scatter(self.scatter_sd, {fit.name: fit.aicc for fit in self.fits}, law_name)
+
+    def b_peak_erf(self) -> float | None:
+        """B_peak under the error-function form of the plateau law, to be held against the algebraic `b_peak`.
+
+        That form is the exact one where all coordinates have one signal-to-noise ratio (Li et al. 2024, eq 9). None
+        where it fits best without a peak. Raises `NotEnoughDataError` where no law was fitted.
+        """
+        self.fit("surge_plateau")
+        b_min, b_max = float(self.observed.batch_sizes[0]), float(self.observed.batch_sizes[-1])
+        grids = _lay_grids(self.observed, "surge_plateau", b_min, b_max, exact=True)
+        rising, peaked = (polish(self.observed, *grid) for grid in grids)
+        if rising.log_likelihood >= peaked.log_likelihood:
+            return None
+        return mean_field_peak(peaked.parameters["b_s"], peaked.parameters["kappa"], exact=True)
+
     def _shape_interval(self, law_name: str, estimate: float, parameter: str, definition: str) -> Interval:
         logs, likelihoods = [], []
         for grid, levels in self._grids[law_name]:
@@ -115,7 +136,7 @@ class LawFits:
             logs.append(np.log(values[usable]))
             likelihoods.append(levels.log_likelihood.max(axis=1)[usable])
         values, near = pooled_profile(np.concatenate(logs), np.concatenate(likelihoods))
-        threshold = deviance_threshold(self.observed.log_lr.size, len(LAWS[law_name].parameters))
+        threshold = _threshold(self.observed, law_name, self._noise_scatter(law_name))
         ends = profile_ends(values, near, float(near.max()), threshold)
         return interval(estimate, around(exp_ends(ends), estimate), definition)
 
@@ -146,16 +167,28 @@ def fit_laws(optima: Optima) -> LawFits:
     }
     weights = akaike_weights(criteria)
     rising, peaked = grids["surge_plateau"]
-    family = SurgeFamily(
-        rising, peaked, grids["surge"][0], deviance_threshold(n, FAMILY_PARAMETERS), b_min, b_max
-    )
+    scatters = {name: found.scatter_sd for name, found in best.items()}
+    threshold = _threshold(observed, "surge_plateau", _noise_scatter(scatters, criteria, "surge_plateau"))
+    family = SurgeFamily(rising, peaked, grids["surge"][0], threshold, b_min, b_max)
+    residuals = {
+        name: LawResiduals(observed, validation_grids(grids[name]), found.scatter_sd)
+        for name, found in best.items()
+    }
+    chosen = selection_frequencies(residuals, criteria, observed, draws_of_values(optima, observed))
     return LawFits(
         observed,
         tuple(
-            LawFit(name=name, parameters=found.parameters, aicc=criteria[name], weight=weights[name])
+            LawFit(
+                name=name,
+                parameters=found.parameters,
+                aicc=criteria[name],
+                weight=weights[name],
+                left_out_error=residuals[name].left_out_error(),
+                selection_frequency=chosen[name],
+            )
             for name, found in best.items()
         ),
-        scatter_sd={name: found.scatter_sd for name, found in best.items()},
+        scatter_sd=scatters,
         monotone_plateau_aicc=aicc(polish(observed, *rising).log_likelihood, FAMILY_PARAMETERS, n),
         b_peak=family.b_peak(_peak_estimate(best, criteria)),
         kappa=family.kappa(best["surge_plateau"].parameters["kappa"]),
@@ -164,12 +197,12 @@ def fit_laws(optima: Optima) -> LawFits:
 
 
 def _lay_grids(
-    observed: Observations, name: str, b_min: float, b_max: float
+    observed: Observations, name: str, b_min: float, b_max: float, *, exact: bool = False
 ) -> tuple[tuple[CurveGrid, LevelFit], ...]:
     """Fit a law's grids, then again, finer, where they are likely."""
     wide = [
         (grid, fit_levels(observed, grid.curves(observed.batch_sizes)))
-        for grid in curve_grids(name, b_min, b_max)
+        for grid in curve_grids(name, b_min, b_max, exact=exact)
     ]
     best = max(float(levels.log_likelihood.max()) for _, levels in wide)
     fine = [grid.zoomed(levels.log_likelihood.max(axis=1) > best - _ZOOM) for grid, levels in wide]
@@ -177,6 +210,35 @@ def _lay_grids(
         first if grid is first[0] else (grid, fit_levels(observed, grid.curves(observed.batch_sizes)))
         for first, grid in zip(wide, fine, strict=True)
     )
+
+
+def _noise_scatter(scatters: Mapping[str, float], criteria: Mapping[str, float | None], name: str) -> float:
+    """Extra scatter that an interval of one law counts with: at least that of the best law by AICc.
+
+    A law with parameters to spare can follow the noise and leave no scatter of its own.
+    """
+    known = {law: value for law, value in criteria.items() if value is not None}
+    best = min(known, key=known.__getitem__, default=name)
+    return max(scatters[name], scatters[best])
+
+
+def _threshold(observed: Observations, name: str, scatter_sd: float) -> float:
+    """Fall in 2 log likelihood inside an interval, for one law and the extra scatter at its best fit."""
+    seeds = float(np.median(observed.axes.variance))
+    share = scatter_sd / math.hypot(scatter_sd, math.sqrt(seeds))
+    return deviance_threshold(observed.log_lr.size, len(LAWS[name].parameters), share)
+
+
+def validation_grids(parts: tuple[tuple[CurveGrid, LevelFit], ...]) -> list[CurveGrid]:
+    """A law's grids, and finer ones about its best fit, where refits to a little less or other data mostly end."""
+    tops = [levels.log_likelihood.max(axis=1) for _, levels in parts]
+    near = max(float(top.max()) for top in tops) - _NEAR
+    finer = [
+        grid.zoomed(top > near)
+        for (grid, _), top in zip(parts, tops, strict=True)
+        if grid.axes and top.max() > near
+    ]
+    return [grid for grid, _ in parts] + finer
 
 
 def _polished(observed: Observations, grids: LawGrids, name: str) -> list[BestFit]:

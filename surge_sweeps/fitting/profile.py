@@ -1,13 +1,16 @@
 """Profile-likelihood intervals, open-ended where the data set no limit.
 
-The threshold is the small-sample form: with n optima and p curve parameters a profile may fall by
-n log(1 + F / (n - p)) in -2 log likelihood, F the 95% point of the F distribution with 1 and n - p degrees of
-freedom. It is exact for a linear model with unknown noise and goes to the usual 3.84 as n grows.
+Where the noise is learnt from the scatter about the curve, the threshold is the small-sample form: with n optima and
+p curve parameters a profile may fall by n log(1 + F / (n - p)) in -2 log likelihood, F the 95% point of the F
+distribution with 1 and n - p degrees of freedom. It is exact for a linear model with unknown noise and goes to the
+usual 3.84 as n grows. Where the noise is known from the seeds it is that F with the seeds' degrees of freedom; where
+both make up the noise, it lies between.
 """
 
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +22,9 @@ from surge_sweeps.fitting.result import Interval, IntervalStatus
 FloatArray = NDArray[np.float64]
 
 CONFIDENCE = 0.95
+_LARGEST_LOG = 700.0
+# What a few seeds at each of many batch sizes amount to, after their variances have been drawn to a common trend.
+_SEED_FREEDOM = 40
 # A step to a larger fall than this is taken as this: the likelihood of hopeless cells is not worked out.
 _STEEPEST = 32.0
 
@@ -30,16 +36,28 @@ class Ends(NamedTuple):
     high: float | None
 
 
-def deviance_threshold(n: int, parameters: int) -> float:
+def deviance_threshold(n: int, parameters: int, scatter_share: float = 1.0) -> float:
     """Largest fall in 2 log likelihood inside the 95% interval; infinite without a degree of freedom to spare.
+
+    Args:
+        n: optima. parameters: of the curve. scatter_share: how much of the noise (of its standard deviation) was
+            learnt from the scatter about the curve rather than from the seeds, 0 to 1.
 
     >>> round(deviance_threshold(12, 3), 2), deviance_threshold(3, 3)
     (5.4, inf)
+    >>> round(deviance_threshold(12, 3, 0.0), 2)
+    4.08
     """
     free = n - parameters
     if free < 1:
         return math.inf
-    return n * math.log1p(float(f_distribution.ppf(CONFIDENCE, 1, free)) / free)
+    from_scatter = n * math.log1p(_f_point(free) / free)
+    return scatter_share * from_scatter + (1 - scatter_share) * _f_point(_SEED_FREEDOM)
+
+
+@lru_cache
+def _f_point(free: int) -> float:
+    return float(f_distribution.ppf(CONFIDENCE, 1, free))
 
 
 def pooled_profile(
@@ -110,12 +128,12 @@ def interval(estimate: float | None, ends: Ends, definition: str) -> Interval:
 
 
 def exp_ends(ends: Ends) -> Ends:
-    """Ends of a log quantity as ends of the quantity.
+    """Ends of a log quantity as ends of the quantity; one beyond every float is open.
 
-    >>> exp_ends(Ends(0.0, None))
-    Ends(low=1.0, high=None)
+    >>> exp_ends(Ends(0.0, None)), exp_ends(Ends(0.0, 1000.0))
+    (Ends(low=1.0, high=None), Ends(low=1.0, high=None))
     """
-    return Ends(*(None if end is None else math.exp(end) for end in ends))
+    return Ends(*(None if end is None or abs(end) > _LARGEST_LOG else math.exp(end) for end in ends))
 
 
 def around(ends: Ends, estimate: float | None) -> Ends:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from surge_sweeps.fitting.result import GroupFit, Interval, OptimalLR, Slope, SurgeFit, TargetFit
 from surge_sweeps.fitting.targets import Target
 
-
 #: In place of an optimal learning rate that is not there.
 _NO_RATE = {"too_few": "too few", "diverged": "diverged", "given": "not recorded"}
 

@@ -13,11 +13,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from surge_sweeps.fitting.contrast import Contrast, contrasts_about_peak
 from surge_sweeps.fitting.detectable import AICC_MARGIN
 from surge_sweeps.fitting.laws import LawFits
-from surge_sweeps.fitting.likelihood import SD_FLOOR, Observations
+from surge_sweeps.fitting.likelihood import Observations
+from surge_sweeps.fitting.monotone_null import monotone_p_value
 from surge_sweeps.fitting.monotonicity import MonotonicityTest, monotonicity_test
-from surge_sweeps.fitting.optima import Optima
 from surge_sweeps.fitting.result import LawFit
 from surge_sweeps.theory import LAWS, peak_batch_size
 
@@ -26,7 +27,12 @@ FloatArray = NDArray[np.float64]
 SIGNIFICANCE = 0.05
 MIN_DROP = 0.10
 MIN_EACH_SIDE = 2
-_MIN_DRAWS = 40
+#: Significance that will do for the rise: it is short where B_peak is small, and most monotone laws rise as well.
+RISE_SIGNIFICANCE = 0.075
+
+_RISE_QUANTILE = 1.44  # of the normal distribution, one-sided, at `RISE_SIGNIFICANCE`
+_ONE_SIDED_95 = 1.645
+_MIN_FOR_SECOND_RISE = 4
 
 
 class Gate(NamedTuple):
@@ -49,11 +55,15 @@ class SurgeCandidate(NamedTuple):
 
 
 class SurgeEvidence(NamedTuple):
-    """The candidate, the test without laws, and the gates in order: laws, peak, model-free, edges, size."""
+    """The candidate, the test without laws, and the gates in order: laws, peak, model-free, edges, size.
+
+    `second_rise_p` is the p-value of "the optima do not rise again beyond the peak"; None where it cannot be tested.
+    """
 
     candidate: SurgeCandidate
     test: MonotonicityTest | None
     gates: tuple[Gate, ...]
+    second_rise_p: float | None = None
 
     @property
     def surge(self) -> bool:
@@ -61,22 +71,25 @@ class SurgeEvidence(NamedTuple):
         return all(gate.passed for gate in self.gates)
 
 
-def weigh_surge(optima: Optima, law_fits: LawFits, rng: np.random.Generator) -> SurgeEvidence:
+def weigh_surge(law_fits: LawFits, rng: np.random.Generator) -> SurgeEvidence:
     """Put the surge to its five tests. `law_fits` must hold fits."""
     candidate = surge_candidate(law_fits)
     test = _test_monotonicity(law_fits, rng)
     if candidate.peak is None:
-        return SurgeEvidence(
-            candidate, test, (Gate(False, "The best surge law does not fall at any batch size."),)
-        )
-    gates = (
-        _laws_gate(candidate),
+        nowhere = Gate(False, "The best surge law does not fall at any batch size.")
+        return SurgeEvidence(candidate, test, (nowhere,))
+    others = (
         _peak_gate(law_fits, candidate.peak),
-        _model_free_gate(optima, law_fits, candidate, test, rng),
+        _model_free_gate(law_fits, candidate, test),
         _edges_gate(law_fits),
         _size_gate(law_fits.observed, candidate),
     )
-    return SurgeEvidence(candidate, test, gates)
+    p_value = None
+    # The bootstrap only matters where nothing else stands against the surge.
+    if -math.inf < candidate.margin <= AICC_MARGIN and all(gate.passed for gate in others):
+        p_value = monotone_p_value(law_fits.observed, best_scatter(law_fits), rng)
+    gates = (_laws_gate(candidate, p_value), *others)
+    return SurgeEvidence(candidate, test, gates, _second_rise_p(law_fits, candidate.peak, rng))
 
 
 def surge_candidate(law_fits: LawFits) -> SurgeCandidate:
@@ -112,18 +125,35 @@ def _test_monotonicity(law_fits: LawFits, rng: np.random.Generator) -> Monotonic
     observed, use = law_fits.observed, law_fits.observed.values
     if use.sum() < 3:
         return None
-    return monotonicity_test(observed.log_lr[use], observed.variance[use] + best_scatter(law_fits) ** 2, rng)
+    return monotonicity_test(observed.log_lr[use], observed.covariance(best_scatter(law_fits)), rng)
 
 
-def _laws_gate(candidate: SurgeCandidate) -> Gate:
+def _second_rise_p(law_fits: LawFits, peak: float, rng: np.random.Generator) -> float | None:
+    """p-value of "from the peak on the optima only fall, or only rise" against "they fall, then rise"."""
+    use = np.flatnonzero(law_fits.observed.values)
+    beyond = law_fits.observed.batch_sizes[use] >= peak
+    if beyond.sum() < _MIN_FOR_SECOND_RISE:
+        return None
+    covariance = law_fits.observed.covariance(best_scatter(law_fits))[np.ix_(beyond, beyond)]
+    return max(monotonicity_test(-law_fits.observed.log_lr[use][beyond], covariance, rng))
+
+
+def _laws_gate(candidate: SurgeCandidate, p_value: float | None) -> Gate:
+    """A lead of `AICC_MARGIN`, or one that the best monotone law would hardly ever give by chance."""
     if not math.isfinite(candidate.margin):
         return Gate(False, "There are too few batch sizes to compare a surge law with a monotone law.")
     finding = (
         f"The law {candidate.fit.name} is {'ahead of' if candidate.margin > 0 else 'behind'} the best law without "
         f"a peak ({candidate.rival}) by {abs(candidate.margin):.1f} in AICc; a surge needs more than "
-        f"{AICC_MARGIN:g} ahead."
+        f"{AICC_MARGIN:g} ahead"
     )
-    return Gate(candidate.margin > AICC_MARGIN, finding)
+    if p_value is None:
+        return Gate(candidate.margin > AICC_MARGIN, f"{finding}.")
+    finding += (
+        f", or a fit that a law without a peak would equal by chance in less than {SIGNIFICANCE:.0%} of such sweeps "
+        f"(here {p_value:.2g})."
+    )
+    return Gate(p_value < SIGNIFICANCE, finding)
 
 
 def _peak_gate(law_fits: LawFits, peak: float) -> Gate:
@@ -139,51 +169,38 @@ def _peak_gate(law_fits: LawFits, peak: float) -> Gate:
     return Gate(passed, finding)
 
 
-def _model_free_gate(
-    optima: Optima,
-    law_fits: LawFits,
-    candidate: SurgeCandidate,
-    test: MonotonicityTest | None,
-    rng: np.random.Generator,
-) -> Gate:
+def _model_free_gate(law_fits: LawFits, candidate: SurgeCandidate, test: MonotonicityTest | None) -> Gate:
     if test is None or candidate.peak is None:
         return Gate(False, "There are too few optima for a test without laws.")
-    near, fall, low = fall_after_peak(optima, candidate.peak, best_scatter(law_fits), rng)
+    scatter_sd = best_scatter(law_fits)
+    rise, fall = contrasts_about_peak(law_fits.observed, candidate.fit, candidate.peak, scatter_sd)
+    worst_fall = _fall_without_any(law_fits.observed, candidate.fit, candidate.peak, scatter_sd)
+    rises = test.p_falling < RISE_SIGNIFICANCE or rise.low(_RISE_QUANTILE) > 0
+    falls = test.p_rising < SIGNIFICANCE and fall.low() > 0
     finding = (
-        f"Without any law: a curve that only rises fits with p = {test.p_rising:.3g}, one that only falls with "
-        f"p = {test.p_falling:.3g} (both must be below {SIGNIFICANCE:g}), and the optimal learning rate at batch size "
-        f"{near:g} is {math.exp(fall):.2f} times that at the largest, with {_factor(low)} as the low end of its 95% "
-        "interval (it must be above 1)."
+        f"Without any law: a curve that only rises fits with p = {test.p_rising:.3g} (must be below "
+        f"{SIGNIFICANCE:g}) and one that only falls with p = {test.p_falling:.3g} (below {RISE_SIGNIFICANCE:g}, or a "
+        f"clear rise). Up to the peak the optimal learning rate grows {_factor(rise)}; from the peak to the largest "
+        f"batch size it falls {_factor(fall)}, which must be above 1 at the low end, as it must without any one of "
+        f"the batch sizes (there {math.exp(worst_fall):.2f} or more, one-sided 95%)."
     )
-    return Gate(max(test) < SIGNIFICANCE and low > 0, finding)
+    return Gate(rises and falls and worst_fall > 0, finding)
 
 
-def fall_after_peak(
-    optima: Optima, peak: float, scatter_sd: float, rng: np.random.Generator
-) -> tuple[float, float, float]:
-    """Measured fall from the peak to the largest batch size.
+def _fall_without_any(observed: Observations, law: LawFit, peak: float, scatter_sd: float) -> float:
+    """The least low end (one-sided 95%) of the log fall when one value is left out.
 
-    Returns:
-        The batch size measured nearest the peak; log of its optimal LR over that at the largest batch size; and the
-        2.5% point of that log over the draws, `scatter_sd` included.
+    A single wild optimum at the peak or at the largest batch size would make a surge of a monotone curve.
     """
-    known = np.flatnonzero(optima.known())
-    b = optima.batch_sizes[known]
-    near, last = known[np.argmin(np.abs(np.log(b / peak)))], known[-1]
-    fall = float(optima.log_lr[near] - optima.log_lr[last])
-    if near == last:
-        return float(b[-1]), 0.0, -math.inf
-    with np.errstate(invalid="ignore"):
-        draws = optima.draws[:, near] - optima.draws[:, last]
-    draws = draws[~np.isnan(draws)]
-    if draws.size < _MIN_DRAWS:
-        draws = fall + SD_FLOOR * math.sqrt(2) * rng.standard_normal(1000)
-    draws = draws + scatter_sd * math.sqrt(2) * rng.standard_normal(draws.size)
-    return float(optima.batch_sizes[near]), fall, float(np.quantile(draws, 0.025, method="lower"))
+    rests = [observed.without(int(index)) for index in np.flatnonzero(observed.values)]
+    return min(contrasts_about_peak(rest, law, peak, scatter_sd).fall.low(_ONE_SIDED_95) for rest in rests)
 
 
-def _factor(log_ratio: float) -> str:
-    return f"{math.exp(log_ratio):.2f}" if math.isfinite(log_ratio) else "an open value"
+def _factor(contrast: Contrast) -> str:
+    if not math.isfinite(contrast.sd):
+        return "by an unknown factor"
+    low, middle, high = (math.exp(contrast.low(quantile)) for quantile in (1.96, 0.0, -1.96))
+    return f"by a factor of {middle:.2f} (95% interval {low:.2f} to {high:.2f})"
 
 
 def deciding_edges_of_surge(law_fits: LawFits) -> list[int]:

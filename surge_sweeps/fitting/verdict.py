@@ -7,18 +7,20 @@ trains models: what was found, how precise it is, what failed and which runs wou
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from surge_sweeps.fitting.advice import missing_optima, next_runs, precision
 from surge_sweeps.fitting.detectable import minimum_detectable_kappa
+from surge_sweeps.fitting.edge_artefact import edge_artefact
 from surge_sweeps.fitting.law_class import class_weights, law_rises, selected_law
 from surge_sweeps.fitting.laws import LawFits
 from surge_sweeps.fitting.optima import Optima
 from surge_sweeps.fitting.result import Interval, LawFit, VerdictName
 from surge_sweeps.fitting.surge_family import B_PEAK
-from surge_sweeps.fitting.surge_gates import SurgeEvidence, best_scatter, weigh_surge
+from surge_sweeps.fitting.surge_gates import SIGNIFICANCE, SurgeEvidence, best_scatter, weigh_surge
 
 MIN_CLASS_WEIGHT = 0.8
 #: Below this p-value of the test without laws, a monotone verdict contradicts the optima.
@@ -52,12 +54,18 @@ class Verdict:
     minimum_detectable_kappa: float | None
 
 
-def decide(optima: Optima, law_fits: LawFits, rng: np.random.Generator) -> Verdict:
+def decide(
+    optima: Optima,
+    law_fits: LawFits,
+    rng: np.random.Generator,
+    stability_edge: Mapping[float, float] | None = None,
+) -> Verdict:
     """Judge one target.
 
     Args:
-        optima, law_fits: the optima and the laws fitted to them (`fit_laws(optima)`). rng: for the bootstrap of the
-            test without laws.
+        optima, law_fits: the optima and the laws fitted to them (`fit_laws(optima)`). rng: of the bootstrap tests.
+        stability_edge: batch size -> log of the largest learning rate that trains there. A fall that may be this edge
+            coming down is not called a surge.
 
     >>> from surge_sweeps.fitting.laws import fit_laws
     >>> none = np.full((0, 1), np.nan)
@@ -74,10 +82,13 @@ def decide(optima: Optima, law_fits: LawFits, rng: np.random.Generator) -> Verdi
         return Verdict(
             "inconclusive", reasons, None, Interval(definition=B_PEAK), Interval(definition=_NO_B_NOISE), None
         )
-    evidence = weigh_surge(optima, law_fits, rng)
+    evidence = weigh_surge(law_fits, rng)
     kappa = minimum_detectable_kappa(law_fits.observed, best_scatter(law_fits))
     if evidence.surge:
-        return _surge(law_fits, evidence, kappa)
+        artefact = _at_the_edge(law_fits, evidence, stability_edge or {}, rng)
+        if artefact is None:
+            return _surge(law_fits, evidence, kappa)
+        return _inconclusive(optima, law_fits, evidence, [artefact], kappa)
     weights = class_weights(law_fits)
     best = next(iter(weights), None)
     obstacles = _obstacles(law_fits, evidence, weights)
@@ -92,8 +103,48 @@ def _surge(law_fits: LawFits, evidence: SurgeEvidence, kappa: float | None) -> V
         f"The optimal learning rate rises up to a batch size of about {b_peak.estimate:.3g} (95% interval "
         f"{b_peak.low:.3g} to {b_peak.high:.3g}) and falls beyond it."
     )
-    reasons = (headline, *(gate.finding for gate in evidence.gates), precision(law_fits, kappa))
+    reasons = (
+        headline,
+        *(gate.finding for gate in evidence.gates),
+        *_second_rise(evidence),
+        *_exact_form(law_fits),
+        precision(law_fits, kappa),
+    )
     return Verdict("surge", reasons, law, b_peak, law_fits.b_noise(law), kappa)
+
+
+def _at_the_edge(
+    law_fits: LawFits,
+    evidence: SurgeEvidence,
+    stability_edge: Mapping[float, float],
+    rng: np.random.Generator,
+) -> str | None:
+    peak = evidence.candidate.peak
+    if peak is None:
+        return None
+    return edge_artefact(law_fits.observed, peak, best_scatter(law_fits), stability_edge, rng)
+
+
+def _second_rise(evidence: SurgeEvidence) -> list[str]:
+    """An alarm where the optima fall from the peak and rise again: no candidate law can do that."""
+    p = evidence.second_rise_p
+    if p is None or p >= SIGNIFICANCE:
+        return []
+    return [
+        f"Beyond the peak the optimal learning rate falls and then rises again (p = {p:.2g}, without any law). Layers "
+        "or coordinates with very different signal-to-noise ratios do that, and no law here describes it: do not "
+        "extrapolate to larger batch sizes."
+    ]
+
+
+def _exact_form(law_fits: LawFits) -> list[str]:
+    peak, exact = law_fits.b_peak.estimate, law_fits.b_peak_erf()
+    if peak is None or exact is None:
+        return []
+    return [
+        f"With the exact (error-function) form of the surge law B_peak would be {exact:.3g} instead of {peak:.3g}: "
+        "so much depends on the form of the law."
+    ]
 
 
 def _monotone(
@@ -131,10 +182,11 @@ def _inconclusive(
     optima: Optima, law_fits: LawFits, evidence: SurgeEvidence, obstacles: list[str], kappa: float | None
 ) -> Verdict:
     failed = [gate.finding for gate in evidence.gates if not gate.passed]
-    told = any(failed[0] in obstacle for obstacle in obstacles)
+    told = not failed or any(failed[0] in obstacle for obstacle in obstacles)
     reasons = (
         *obstacles,
         *([] if told else _why_no_surge(evidence)),
+        *_second_rise(evidence),
         *_if_any_peak(law_fits),
         precision(law_fits, kappa),
         *next_runs(optima, law_fits, evidence),

@@ -7,10 +7,11 @@ critical batch sizes outside the range, wide intervals. Not covered: costs; `sur
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from statistics import median
 
-from surge_sweeps.fitting.result import GroupFit, Interval, OptimalLR, OptimumStatus
+from surge_sweeps.fitting.result import GroupFit, Interval, OptimalLR, OptimumStatus, TargetFit
+from surge_sweeps.report.families import family_of, has_rates, is_tuned
 from surge_sweeps.report.numbers import batch_text, factor_text, list_text, lr_text, plural
 from surge_sweeps.report.words import bound_of
 
@@ -34,15 +35,26 @@ def next_runs(group: GroupFit) -> list[str]:
         return ["Train longer or choose easier losses: no loss could be evaluated with these runs."]
     optima = [optimum for target in group.targets for optimum in target.optimal_lr]
     sizes = sorted({optimum.batch_size for optimum in optima})
-    found = [*_grid_runs(optima), *_batch_runs(group, sizes)]
+    found = [*_grid_runs(group.targets), *_batch_runs(group, sizes)]
+    if not any(has_rates(target) for target in group.targets):
+        return [
+            *found,
+            "The same with the learning rate that each batch size was tuned to: then the law can be told too.",
+        ]
     if any(target.verdict == "inconclusive" for target in group.targets):
-        found += _precision_runs(group) or (
-            [] if found else ["Batch sizes and learning rates in between, and more seeds near the optima."]
-        )
+        found += _precision_runs(group) or ([] if found else [_in_between(group)])
     return found
 
 
-def _grid_runs(optima: list[OptimalLR]) -> list[str]:
+def _in_between(group: GroupFit) -> str:
+    if all(is_tuned(target) for target in group.targets):
+        return "Batch sizes in between, their learning rates tuned on finer grids, with several seeds each."
+    return "Batch sizes and learning rates in between, and more seeds near the optima."
+
+
+def _grid_runs(targets: Sequence[TargetFit]) -> list[str]:
+    swept = [target for target in targets if not is_tuned(target)]
+    optima = [optimum for target in swept for optimum in target.optimal_lr]
     found = []
     above = _with_status(optima, "edge_high")
     if above:
@@ -61,9 +73,13 @@ def _grid_runs(optima: list[OptimalLR]) -> list[str]:
         found.append(f"Smaller learning rates at {_sizes(diverged)}: every run there diverged.")
     few = _with_status(optima, "too_few")
     if few:
-        found.append(
-            f"At least four learning rates and longer runs at {_sizes(few)}: too few runs there got to the loss."
+        counted = any(family_of(target).counts_steps() for target in swept)
+        what, why = (
+            ("learning rates and longer runs", "got to the loss")
+            if counted
+            else ("learning rates", "gave a value")
         )
+        found.append(f"At least four {what} at {_sizes(few)}: too few runs there {why}.")
     return found
 
 
@@ -77,7 +93,7 @@ def _batch_runs(group: GroupFit, sizes: list[int]) -> list[str]:
     if not sizes:
         return found
     bounds = {
-        "B_peak": [t.b_peak for t in group.targets],
+        "B_peak": [t.b_peak for t in group.targets if has_rates(t)],
         "B_crit": [t.tradeoff.b_crit for t in group.targets if t.tradeoff],
     }
     for side, edge in (("above", sizes[-1]), ("below", sizes[0])):

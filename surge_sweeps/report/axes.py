@@ -90,9 +90,14 @@ def linear_axis(title: str, **more: Any) -> dict[str, Any]:
 
 
 def thinned(values: Sequence[float], most: int) -> list[float]:
-    """Every second, third ... value so that at most `most` stay, in step from the first.
+    """Ascending values > 0 from the first on, without those too close, in the log, for `most` of them on an axis.
 
-    >>> thinned([4, 8, 16, 32, 64], 3)
-    [4, 16, 64]
+    >>> thinned([4, 8, 16, 32, 64], 3), thinned([16, 24, 32, 64], 3)
+    ([4, 16, 64], [16, 32, 64])
     """
-    return list(values[:: math.ceil(len(values) / most)])
+    step = math.log(values[-1] / values[0]) / most
+    kept = [values[0]]
+    for value in values[1:]:
+        if math.log(value / kept[-1]) >= step * 0.999:
+            kept.append(value)
+    return kept

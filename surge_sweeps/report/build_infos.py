@@ -8,6 +8,7 @@ import numpy as np
 
 from surge_sweeps.errors import UnknownNameError
 from surge_sweeps.fitting.result import GroupFit, Interval, LawFit, OptimalLR, ScheduleRecord, TargetFit
+from surge_sweeps.report.families import Family, target_label
 from surge_sweeps.report.infos import (
     Curve,
     Kind,
@@ -25,15 +26,7 @@ from surge_sweeps.report.infos import (
 )
 from surge_sweeps.report.numbers import batch_text, count_text, lr_text, percent_text, plural, significant
 from surge_sweeps.report.sentences import changes
-from surge_sweeps.report.words import (
-    Family,
-    bound_of,
-    interval_text,
-    law_title,
-    leading_law,
-    optimum_text,
-    target_label,
-)
+from surge_sweeps.report.words import bound_of, interval_text, law_title, leading_law, optimum_text
 from surge_sweeps.theory import LAWS
 
 #: Points per curve; enough to look smooth, few enough to keep the page small.
@@ -43,6 +36,9 @@ SMALLEST_DRAWN_WEIGHT = 0.02
 
 #: Targets of one family with their shade: 0 for the highest loss to 1 for the lowest.
 Shaded = Sequence[tuple[float, TargetFit]]
+
+#: (batch size, largest learning rate that trains), in order of batch size.
+Edge = tuple[tuple[float, float], ...]
 
 
 def optima_info(family: Family, targets: Shaded, batch_unit: str) -> OptimaInfo | Missing:
@@ -56,17 +52,24 @@ def optima_info(family: Family, targets: Shaded, batch_unit: str) -> OptimaInfo 
     return OptimaInfo(family.title(), batch_unit, series)
 
 
-def laws_info(shade: float, target: TargetFit, batch_unit: str) -> LawsInfo | Missing:
-    """The candidate laws of one target that carry weight, over its points."""
+def laws_info(
+    shade: float, target: TargetFit, batch_unit: str, edge: Edge | None = None
+) -> LawsInfo | Missing:
+    """The candidate laws of one target that carry weight, over its points.
+
+    Args:
+        edge: the stability edge to draw; None takes the whole of it.
+    """
     points = optimum_points(target)
     if not points:
-        return Missing(f"No optimal learning rate was found at {target_label(target)}.")
+        where = f" at {target_label(target)}" if target.loss is not None else " at any batch size"
+        return Missing(f"No optimal learning rate was found{where}.")
     sizes = _batch_range(target.optimal_lr)
     lead = leading_law(target)
     drawn = [law for law in target.laws if law is lead or (law.weight or 0.0) >= SMALLEST_DRAWN_WEIGHT]
     selected = lead.name if lead and target.verdict != "inconclusive" else None
     curves = [law_curve(law, *sizes, selected=law.name == selected) for law in drawn]
-    edge = stability_edge(target)
+    edge = stability_edge(target) if edge is None else edge
     peak = (target.b_peak.low, target.b_peak.high) if target.b_peak.status == "identified" else None
     return LawsInfo(target_label(target), shade, batch_unit, points, tuple(curves), edge, peak)
 
@@ -88,7 +91,7 @@ def optimum_points(target: TargetFit) -> tuple[Point, ...]:
     )
 
 
-def stability_edge(target: TargetFit) -> tuple[tuple[float, float], ...]:
+def stability_edge(target: TargetFit) -> Edge:
     """(batch size, largest learning rate that trains), in order of batch size."""
     return tuple(sorted((float(point.batch_size), point.lr) for point in target.stability_edge))
 
@@ -145,8 +148,6 @@ def _scale_point(target: TargetFit, interval: Interval) -> Point | None:
 def _why_no_scale(name: str, targets: Sequence[TargetFit]) -> str:
     if not targets:
         return f"{name} needs runs that reach a loss at several batch sizes, and no target here has them."
-    if all(target.loss is None for target in targets):
-        return f"These targets carry no loss, so {name} cannot be drawn against it."
     return f"The data does not fix {name} at any loss, not even from one side."
 
 
@@ -165,7 +166,8 @@ def tradeoff_info(targets: Shaded, batch_unit: str) -> TradeoffInfo | Missing:
         return Missing(
             "Steps against examples needs runs that reach a loss from scratch at several batch sizes."
         )
-    return TradeoffInfo(batch_unit, tuple(series))
+    end = "goal" if all(target.protocol == "steps" for _, target in targets) else "loss"
+    return TradeoffInfo(batch_unit, end, tuple(series))
 
 
 def _hyperbola(target: TargetFit) -> tuple[tuple[tuple[float, float], ...], tuple[float, float] | None]:

@@ -39,6 +39,9 @@ DODGE = 1.035
 #: A stability edge further above the points than this stays outside the figure of the laws.
 EDGE_SHOWN_FACTOR = 3.0
 
+#: An interval that reaches further than this factor beyond the points leaves the figure: it would flatten the rest.
+FURTHEST_END = 30.0
+
 _LAW_COLOURS = dict(zip(LAWS, (6, 1, 4, 3, 7, 2, 0, 5), strict=True))
 _SOLID: tuple[Dash, Mark] = ("solid", "line")
 _DASHES: tuple[tuple[Dash, Mark], ...] = (("dash", "dash"), ("dot", "dot"), ("dashdot", "dash"))
@@ -73,7 +76,9 @@ def draw_optima(info: OptimaInfo) -> Drawn:
         if series.curve is not None:
             _add_curve(figure, series.curve, colour.light, "solid" if series.curve.selected else "dot", 1.6)
         add_points(figure, series.points, colour.light, series.label, shift=shift)
-        legend.append(LegendEntry(series.label, colour, "point"))
+        alone = len(info.series) == 1 and "learning rate" not in series.label
+        name = f"optimal learning rate, {series.label}" if alone else series.label
+        legend.append(LegendEntry(name, colour, "point"))
     figure.update_xaxes(batch_axis(f"Batch size ({info.batch_unit})", sizes))
     figure.update_yaxes(_lr_axis([point for one in info.series for point in one.points]))
     return Drawn(figure, (*legend, *_optima_notes(info)))
@@ -184,8 +189,8 @@ def draw_tradeoff(info: TradeoffInfo) -> Drawn:
     everything += [pair for one in info.series for pair in one.curve]
     examples, steps = zip(*everything, strict=True)
     title = "Examples" if info.batch_unit == "examples" else info.batch_unit.capitalize()
-    figure.update_xaxes(log_axis(f"{title} to the loss", min(examples), max(examples), count_text))
-    figure.update_yaxes(log_axis("Optimizer steps to the loss", min(steps), max(steps), count_text))
+    figure.update_xaxes(log_axis(f"{title} to the {info.end}", min(examples), max(examples), count_text))
+    figure.update_yaxes(log_axis(f"Optimizer steps to the {info.end}", min(steps), max(steps), count_text))
     return Drawn(figure, tuple(legend))
 
 
@@ -213,4 +218,7 @@ def _add_curve(figure: go.Figure, curve: Curve, colour: str, dash: Dash, width: 
 
 
 def _lr_axis(points: Sequence[Point], more: Sequence[float] = ()) -> dict[str, Any]:
-    return log_axis("Optimal learning rate", *extent(points, more), lr_text)
+    low, high = extent(points, more)
+    values = [point.y for point in points]
+    low, high = max(low, min(values) / FURTHEST_END), min(high, max(values) * FURTHEST_END)
+    return log_axis("Optimal learning rate", low, high, lr_text)

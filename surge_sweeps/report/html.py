@@ -26,13 +26,20 @@ from surge_sweeps.report.figures import (
     draw_scale,
     draw_tradeoff,
 )
-from surge_sweeps.report.infos import Info, Missing
-from surge_sweeps.report.page import FamilyInfo, GroupInfo, ReportInfo
+from surge_sweeps.report.infos import Info, Missing, OptimaInfo
+from surge_sweeps.report.page_infos import FamilyInfo, GroupInfo, ReportInfo
+from surge_sweeps.report.page_tables import laws_note
 from surge_sweeps.report.palette import DARK_THEME
 from surge_sweeps.report.surface_figures import draw_schedule, draw_surface
 
 #: Significant digits of the numbers inside figures; no screen shows more.
 FIGURE_DIGITS = 5
+
+
+_SCALE_TITLES = {
+    "B_peak": "Where the optimal learning rate peaks: B_peak",
+    "B_crit": "Where larger batches stop paying: B_crit",
+}
 
 
 class Choice(NamedTuple):
@@ -58,9 +65,9 @@ class FamilyView(NamedTuple):
     """A family's figures and texts."""
 
     info: FamilyInfo
-    optima: Block
-    laws: Block
-    surfaces: Block
+    optima: Block | None
+    laws: Block | None
+    surfaces: Block | None
 
 
 class GroupView(NamedTuple):
@@ -69,10 +76,9 @@ class GroupView(NamedTuple):
     id: str
     info: GroupInfo
     families: tuple[FamilyView, ...]
-    b_peak: Block
-    b_crit: Block
-    tradeoff: Block
-    schedule: Block
+    scales: tuple[tuple[Block, tuple[str, ...]], ...]
+    tradeoff: Block | None
+    schedule: Block | None
 
 
 def html_page(info: ReportInfo) -> str:
@@ -87,6 +93,7 @@ def html_page(info: ReportInfo) -> str:
         lstrip_blocks=True,
     )
     environment.filters["breakable"] = breakable
+    environment.filters["laws_note"] = laws_note
     return (
         environment.get_template("report.html.j2").render(
             report=info,
@@ -129,9 +136,9 @@ def _packed_plotly_js() -> str:
 
 def _group_view(anchor: str, group: GroupInfo, figures: dict[str, Any]) -> GroupView:
     def block(
-        name: str, title: str, caption: str, info: Info, draw: Callable[[Any], Drawn], height: str = ""
-    ) -> Block:
-        return _block(f"{anchor}-{name}", title, caption, [("", info)], draw, figures, height)
+        name: str, title: str, caption: str, info: Info | None, draw: Callable[[Any], Drawn], height: str = ""
+    ) -> Block | None:
+        return _block(f"{anchor}-{name}", title, caption, _alone(info), draw, figures, height)
 
     return GroupView(
         id=anchor,
@@ -139,15 +146,10 @@ def _group_view(anchor: str, group: GroupInfo, figures: dict[str, Any]) -> Group
         families=tuple(
             _family_view(f"{anchor}-f{index}", family, figures) for index, family in enumerate(group.families)
         ),
-        b_peak=block(
-            "b-peak",
-            "Where the optimal learning rate peaks: B_peak",
-            group.b_peak_slope,
-            group.b_peak,
-            draw_scale,
-        ),
-        b_crit=block(
-            "b-crit", "Where larger batches stop paying: B_crit", group.b_crit_slope, group.b_crit, draw_scale
+        scales=tuple(
+            (drawn, part.checks)
+            for part in group.scales
+            if (drawn := block(part.name, _SCALE_TITLES[part.name], part.slope, part.info, draw_scale))
         ),
         tradeoff=block(
             "tradeoff",
@@ -175,8 +177,8 @@ def _family_view(name: str, family: FamilyInfo, figures: dict[str, Any]) -> Fami
         optima=_block(
             f"{name}-optima",
             "Optimal learning rate against batch size",
-            "One colour per loss, the darkest or brightest the lowest. Bars are 95% intervals.",
-            [("", family.optima)],
+            _optima_caption(family.optima),
+            _alone(family.optima),
             draw_optima,
             figures,
         ),
@@ -200,6 +202,19 @@ def _family_view(name: str, family: FamilyInfo, figures: dict[str, Any]) -> Fami
     )
 
 
+def _optima_caption(info: Info | None) -> str:
+    if not isinstance(info, OptimaInfo):
+        return ""
+    colours = "One colour per loss, the darkest or brightest the lowest. " if len(info.series) > 1 else ""
+    points = [point for one in info.series for point in one.points]
+    bars = "Bars are 95% intervals." if any(point.low or point.high for point in points) else ""
+    return f"{colours}{bars}".strip()
+
+
+def _alone(info: Info | None) -> list[tuple[str, Info]]:
+    return [] if info is None else [("", info)]
+
+
 def _block(
     name: str,
     title: str,
@@ -208,7 +223,8 @@ def _block(
     draw: Callable[[Any], Drawn],
     figures: dict[str, Any],
     height: str = "",
-) -> Block:
+) -> Block | None:
+    """A place for the figures, or none where there is nothing to show and nothing to miss."""
     choices = []
     for index, (label, info) in enumerate(infos):
         if isinstance(info, Missing):
@@ -218,6 +234,8 @@ def _block(
         identity = f"{name}-{index}"
         figures[identity] = _rounded(drawn.figure.to_plotly_json())
         choices.append(Choice(label, identity, drawn.legend, ""))
+    if not choices:
+        return None
     # The lowest loss is the one that training ends near.
     shown = max((index for index, choice in enumerate(choices) if choice.id), default=0)
     return Block(title, caption, tuple(choices), shown, height)

@@ -122,9 +122,10 @@ class TradeoffSeries(Info):
 
 @dataclass(frozen=True)
 class TradeoffInfo(Info):
-    """Steps against examples, one series per target."""
+    """Steps against examples, one series per target, to the `end`: a loss or a goal."""
 
     batch_unit: str
+    end: str
     series: tuple[TradeoffSeries, ...]
 
 
@@ -146,7 +147,7 @@ class SurfaceInfo(Info):
     """Learning rate times batch size, coloured by each cell's score at its batch size.
 
     `worst_score` is where the colours end, `worst` and `best` say what their ends mean. `stability_edge` holds
-    (batch size, largest learning rate that trains).
+    (batch size, largest learning rate that trains). `counts_steps`: whether a response is a number of steps.
     """
 
     label: str
@@ -158,6 +159,7 @@ class SurfaceInfo(Info):
     cells: tuple[Cell, ...]
     optima: tuple[Point, ...]
     stability_edge: tuple[tuple[float, float], ...]
+    counts_steps: bool
 
 
 class PhaseBar(NamedTuple):

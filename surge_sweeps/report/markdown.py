@@ -8,8 +8,8 @@ from collections.abc import Iterable
 
 from surge_sweeps.report.cards import Card
 from surge_sweeps.report.infos import Missing
-from surge_sweeps.report.page import FamilyInfo, GroupInfo, ReportInfo
-from surge_sweeps.report.page_tables import Table
+from surge_sweeps.report.page_infos import FamilyInfo, GroupInfo, ReportInfo
+from surge_sweeps.report.page_tables import Table, laws_note
 
 #: Names of runs listed with one problem; report.html lists them all.
 MOST_NAMES = 12
@@ -97,10 +97,19 @@ def _details(group: GroupInfo) -> list[str]:
     lines = [f"## {plain(group.label)} in detail", ""]
     for family in group.families:
         lines += _family(family)
-    lines += ["### Peak and critical batch size", ""]
-    lines += [plain(group.b_peak_slope), "", plain(group.b_crit_slope), ""]
+    if group.scales or group.scales_table.rows:
+        lines += ["### Peak and critical batch size", ""]
+    for part in group.scales:
+        lines += [*(plain(text) for text in (part.slope, *part.checks)), ""]
     if group.scales_table.rows:
         lines += [*markdown_table(group.scales_table), *_bullets(group.definitions)]
+    if group.claims:
+        lines += ["### Claims of the theory, put to these runs", ""]
+        for claim in group.claims:
+            lines += [plain(f"{claim.name}. {claim.found}"), "", *_bullets(claim.statements)]
+    if group.tradeoff_table is not None:
+        lines += ["### What larger batches cost", "", *markdown_table(group.tradeoff_table)]
+        lines += _bullets(group.tradeoff_remarks) if group.tradeoff_remarks else []
     if group.schedule_table is not None:
         lines += ["### Schedule", "", *markdown_table(group.schedule_table)]
     return lines
@@ -111,15 +120,18 @@ def _family(family: FamilyInfo) -> list[str]:
     lines += [f"{plain(family.verdicts)}.", ""]
     if isinstance(family.optima, Missing):
         lines += [plain(family.optima.why), ""]
-    lines += ["Optimal learning rates, 95% intervals in brackets:", "", *markdown_table(family.optima_table)]
+    lines += [f"{family.table_heading}:", "", *markdown_table(family.optima_table)]
     lines += _bullets(
-        " ".join((f"{reason.label}: {reason.verdict}.", *reason.reasons)) for reason in family.reasons
+        " ".join((f"{reason.label}: {reason.verdict}.".removeprefix(": "), *reason.reasons))
+        for reason in family.reasons
     )
     if family.laws_table.rows:
         lines += [
             "Candidate laws (B is the batch size; ← stands for the verdict):",
             "",
             *markdown_table(family.laws_table),
+            plain(laws_note(family.laws_table)),
+            "",
         ]
     return lines
 

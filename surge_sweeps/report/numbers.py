@@ -67,6 +67,15 @@ def batch_text(batch_size: float) -> str:
     return str(whole)
 
 
+def size_text(size: float) -> str:
+    """A bound of a batch size: one that was run is written out, any other has the digits of an estimate.
+
+    >>> size_text(1024.0), size_text(1021.6)
+    ('1024', '1020')
+    """
+    return batch_text(size) if size == round(size) else count_text(size)
+
+
 def loss_text(loss: float) -> str:
     """A loss, three significant digits.
 
@@ -90,9 +99,11 @@ def percent_text(share: float) -> str:
 def factor_text(factor: float) -> str:
     """How many times, two or three digits.
 
-    >>> factor_text(1.534), factor_text(12.3)
-    ('1.53', '12')
+    >>> factor_text(1.534), factor_text(12.3), factor_text(2e8)
+    ('1.53', '12', 'over 1000')
     """
+    if factor >= 1000:
+        return "over 1000"
     return f"{factor:.3g}" if factor < 10 else f"{factor:.2g}"
 
 

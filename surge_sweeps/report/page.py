@@ -1,15 +1,14 @@
-"""The whole report as one frozen value: what every rendering (HTML, Markdown) shows, in the order it shows it."""
+"""From a fit to the whole report as one frozen value: what every rendering (HTML, Markdown) shows."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
 
 import pandas as pd
 
 from surge_sweeps.fitting.result import GroupFit, ProblemRecord, SurgeFit, TargetFit
 from surge_sweeps.report.advice import next_runs
+from surge_sweeps.report.assumptions import assumptions_of
 from surge_sweeps.report.build_infos import (
     group_batch_sizes,
     laws_info,
@@ -18,120 +17,31 @@ from surge_sweeps.report.build_infos import (
     schedule_info,
     tradeoff_info,
 )
-from surge_sweeps.report.cards import Card, families_of, key_numbers, scale_interval
-from surge_sweeps.report.infos import (
-    Info,
-    LawsInfo,
-    Missing,
-    OptimaInfo,
-    ScaleInfo,
-    ScheduleInfo,
-    SurfaceInfo,
-    TradeoffInfo,
-)
+from surge_sweeps.report.cards import families_of, key_numbers, scale_interval
+from surge_sweeps.report.checks import claims, tradeoff_remarks, tradeoff_table
+from surge_sweeps.report.drift_words import has_drift, slope_checks, slope_text
+from surge_sweeps.report.families import Family, family_of, has_rates, is_tuned, target_label
+from surge_sweeps.report.infos import Missing, TradeoffInfo
 from surge_sweeps.report.numbers import batch_text, plural
+from surge_sweeps.report.page_infos import FamilyInfo, GroupInfo, ProblemGroup, Reasons, ReportInfo, ScalePart
 from surge_sweeps.report.page_tables import (
-    Table,
     laws_table,
     optima_table,
     scales_table,
     schedule_table,
+    steps_table,
 )
-from surge_sweeps.report.sentences import headline, recommendation, sentence, verdict_counts, why_no_schedule
-from surge_sweeps.report.surfaces import check_cells, surface_info
-from surge_sweeps.report.words import (
-    VERDICTS,
-    Family,
-    family_of,
-    slope_text,
-    target_label,
+from surge_sweeps.report.sentences import (
+    NO_RATES,
+    advice,
+    headline,
+    sentence,
+    speaks_of_schedule,
+    verdict_counts,
 )
-
-
-class Reasons(NamedTuple):
-    """Why one target got its verdict."""
-
-    label: str
-    verdict: str
-    reasons: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class FamilyInfo(Info):
-    """Everything about the targets that differ in their loss alone."""
-
-    title: str
-    verdicts: str
-    optima: OptimaInfo | Missing
-    laws: tuple[tuple[str, LawsInfo | Missing], ...]
-    surfaces: tuple[tuple[str, SurfaceInfo | Missing], ...]
-    optima_table: Table
-    laws_table: Table
-    reasons: tuple[Reasons, ...]
-
-
-@dataclass(frozen=True)
-class GroupInfo(Info):
-    """Everything about one set of hyper-parameters, first screen first."""
-
-    label: str
-    title: str
-    sentence: str
-    decided: bool
-    recommendation: str
-    has_schedule: bool
-    next_runs: tuple[str, ...]
-    cards: tuple[Card, ...]
-    families: tuple[FamilyInfo, ...]
-    b_peak: ScaleInfo | Missing
-    b_peak_slope: str
-    b_crit: ScaleInfo | Missing
-    b_crit_slope: str
-    scales_table: Table
-    definitions: tuple[str, ...]
-    tradeoff: TradeoffInfo | Missing
-    schedule: ScheduleInfo | Missing
-    schedule_table: Table | None
-    assumptions: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class ProblemGroup(Info):
-    """One kind of problem and the runs it concerns; no runs: it concerns all of them."""
-
-    what: str
-    runs: tuple[str, ...]
-    count: int
-
-
-@dataclass(frozen=True)
-class ReportInfo(Info):
-    """The page."""
-
-    project: str
-    source: str
-    facts: str
-    empty: str
-    groups: tuple[GroupInfo, ...]
-    assumptions: tuple[str, ...]
-    problems: tuple[ProblemGroup, ...]
-    problem_count: int
-
-
-#: What holds for every report.
-ASSUMPTIONS = (
-    "An optimal learning rate is the best point of a curve fitted through the runs at one batch size, not the best"
-    " run; a batch size whose best learning rate lies at the edge of the grid gives a bound instead of a value.",
-    "Intervals are 95% intervals from resampling the seeds. They cover the noise between runs and the doubt about "
-    "the curve's shape, nothing else:"
-    " another model, data set, optimizer setting or learning-rate schedule can move the optimum.",
-    "“Fewest steps to a loss” and “largest loss decrease over the next steps” are different questions,"
-    " and their optimal learning rates need not agree.",
-    "B_peak (the batch size with the highest optimal learning rate), B_crit (where steps and examples both cost"
-    " twice their minimum) and the noise scale B_noise inside a law are three separate quantities"
-    " (McCandlish et al. 2018, arXiv 1812.06162; Li et al. 2024, arXiv 2405.14578).",
-    "Runs that diverged or never reached a loss count as such; they are not left out.",
-)
+from surge_sweeps.report.surfaces import check_cells, surface_info, tried_edge
+from surge_sweeps.report.table_words import advice_without_schedule, tradeoff_headline, without_rates
+from surge_sweeps.report.words import VERDICTS
 
 
 def report_info(fit: SurgeFit, cells: pd.DataFrame) -> ReportInfo:
@@ -147,8 +57,7 @@ def report_info(fit: SurgeFit, cells: pd.DataFrame) -> ReportInfo:
     """
     check_cells(cells)
     groups = tuple(
-        _group_info(group, cells[cells["group"] == index], fit.batch_unit, fit.problems)
-        for index, group in enumerate(fit.groups)
+        _group_info(group, cells[cells["group"] == index], fit) for index, group in enumerate(fit.groups)
     )
     sizes = sorted({size for group in fit.groups for size in group_batch_sizes(group)})
     facts = plural(len(groups), "group") if len(groups) > 1 else ""
@@ -156,6 +65,7 @@ def report_info(fit: SurgeFit, cells: pd.DataFrame) -> ReportInfo:
         ends = f"{batch_text(sizes[0])} to {batch_text(sizes[-1])}"
         span = f"{plural(len(sizes), 'batch size')} from {ends} {fit.batch_unit}"
         facts = f"{facts} · {span}" if facts else span
+    problems = problems_of(fit)
     empty = "" if groups else "No run ended with a result, so there is nothing to fit."
     return ReportInfo(
         project=fit.project,
@@ -163,10 +73,19 @@ def report_info(fit: SurgeFit, cells: pd.DataFrame) -> ReportInfo:
         facts=facts,
         empty=empty,
         groups=groups,
-        assumptions=ASSUMPTIONS,
-        problems=group_problems(fit.problems),
-        problem_count=len(fit.problems),
+        assumptions=assumptions_of(fit),
+        problems=group_problems(problems),
+        problem_count=len(problems),
     )
+
+
+def problems_of(fit: SurgeFit) -> list[ProblemRecord]:
+    """What was found wrong, less what stands in a recommendation already: why a group has no schedule."""
+    return [
+        problem
+        for problem in fit.problems
+        if not any(speaks_of_schedule(group, problem) for group in fit.groups)
+    ]
 
 
 def group_problems(problems: Sequence[ProblemRecord]) -> tuple[ProblemGroup, ...]:
@@ -184,34 +103,51 @@ def group_problems(problems: Sequence[ProblemRecord]) -> tuple[ProblemGroup, ...
     )
 
 
-def _group_info(
-    group: GroupFit, cells: pd.DataFrame, unit: str, problems: Sequence[ProblemRecord]
-) -> GroupInfo:
+def _group_info(group: GroupFit, cells: pd.DataFrame, fit: SurgeFit) -> GroupInfo:
+    unit = fit.batch_unit
     families = families_of(group)
-    title, sentence, decided = headline(group)
-    runs = tuple(next_runs(group))
-    advice = recommendation(group.schedule) if group.schedule else why_no_schedule(group, decided, problems)
+    title, words, decided = tradeoff_headline(group, unit) if without_rates(group) else headline(group)
+    text = advice(group, decided, fit.problems, unit)
+    instead = advice_without_schedule(group, unit) is not None
+    targets = group.targets
     return GroupInfo(
         label=group.label(),
         title=title,
-        sentence=sentence,
+        sentence=words,
         decided=decided,
-        recommendation=advice,
-        has_schedule=group.schedule is not None,
-        next_runs=runs,
-        cards=key_numbers(group, problems),
-        families=tuple(_family_info(family, targets, cells, unit) for family, targets in families.items()),
-        b_peak=_scale(group, "B_peak", unit),
-        b_peak_slope=slope_text(group.drift.b_peak, "B_peak"),
-        b_crit=_scale(group, "B_crit", unit),
-        b_crit_slope=slope_text(group.drift.b_crit, "B_crit"),
-        scales_table=scales_table(group),
-        definitions=_definitions(group),
-        tradeoff=tradeoff_info(_shaded([t for t in group.targets if t.protocol in ("reach", "steps")]), unit),
-        schedule=schedule_info(group.schedule, advice),
+        recommendation=text,
+        advised=group.schedule is not None or (instead and decided),
+        next_runs=tuple(next_runs(group)),
+        cards=key_numbers(group),
+        families=tuple(_family_info(family, rows, cells, unit) for family, rows in families.items()),
+        scales=scales_of(group, unit),
+        scales_table=scales_table([target for target in targets if has_rates(target)]),
+        definitions=_definitions([target for target in targets if has_rates(target)]),
+        claims=claims(targets),
+        tradeoff=_tradeoff(targets, unit),
+        tradeoff_table=tradeoff_table(targets, unit),
+        tradeoff_remarks=tradeoff_remarks(targets),
+        schedule=None if instead and group.schedule is None else schedule_info(group.schedule, text),
         schedule_table=schedule_table(group.schedule) if group.schedule else None,
         assumptions=tuple(group.schedule.assumptions) if group.schedule else (),
     )
+
+
+def scales_of(group: GroupFit, unit: str) -> tuple[ScalePart, ...]:
+    """B_peak and B_crit against the loss, as far as the observables have them; none at a single loss."""
+    if not has_drift(group):
+        return ()
+    rated = any(map(has_rates, group.targets))
+    counted = any(family_of(target).counts_steps() for target in group.targets)
+    return tuple(
+        _scale_part(group, name, unit) for name, asked in (("B_peak", rated), ("B_crit", counted)) if asked
+    )
+
+
+def _tradeoff(targets: list[TargetFit], unit: str) -> TradeoffInfo | Missing | None:
+    """Steps against examples; None where no target counts steps, so that there is nothing to miss."""
+    counted = [target for target in targets if family_of(target).counts_steps()]
+    return tradeoff_info(_shaded(counted), unit) if counted or not targets else None
 
 
 def _shaded(targets: list[TargetFit]) -> list[tuple[float, TargetFit]]:
@@ -224,33 +160,51 @@ def _family_info(
     family: Family, rows: list[tuple[int, TargetFit]], cells: pd.DataFrame, unit: str
 ) -> FamilyInfo:
     targets = [target for _, target in rows]
-    shaded = _shaded(targets)
-    surfaces = [
-        (target_label(target), surface_info(target, cells[cells["target"] == index], unit))
-        for index, target in rows
-    ]
+    rated, tuned = any(map(has_rates, targets)), all(map(is_tuned, targets))
+    table, heading = optima_table(targets), "Optimal learning rates, 95% intervals in brackets"
+    if family.protocol == "steps" and tuned:
+        table, heading = steps_table(targets[0], unit), "Steps to the goal"
+    elif tuned:
+        heading = "The tuned learning rates"
+    own = {index: cells[cells["target"] == index] for index, _ in rows}
+    shades = {id(target): shade for shade, target in _shaded(targets)}
     return FamilyInfo(
         title=family.title(),
         verdicts=verdict_counts(targets),
-        optima=optima_info(family, shaded, unit),
-        laws=tuple((target_label(target), laws_info(shade, target, unit)) for shade, target in shaded),
-        surfaces=tuple(surfaces),
-        optima_table=optima_table(targets),
-        laws_table=laws_table(targets),
-        reasons=tuple(
-            Reasons(target_label(target), VERDICTS[target.verdict][0], tuple(map(sentence, target.reasons)))
-            for target in targets
+        optima=optima_info(family, _shaded(targets), unit) if rated else None,
+        laws=tuple(
+            (
+                target_label(target),
+                laws_info(shades[id(target)], target, unit, tried_edge(target, own[index])),
+            )
+            for index, target in rows
+            if rated
         ),
+        surfaces=tuple(
+            (target_label(target), surface_info(target, own[index], unit))
+            for index, target in rows
+            if not tuned
+        ),
+        table_heading=heading,
+        optima_table=table,
+        laws_table=laws_table(targets),
+        reasons=tuple(map(_reasons, targets)),
     )
 
 
-def _definitions(group: GroupFit) -> tuple[str, ...]:
+def _reasons(target: TargetFit) -> Reasons:
+    verdict = VERDICTS[target.verdict][0] if has_rates(target) else NO_RATES
+    label = target_label(target) if target.loss is not None else ""
+    return Reasons(label, verdict, tuple(map(sentence, target.reasons)))
+
+
+def _definitions(targets: list[TargetFit]) -> tuple[str, ...]:
     """What B_peak, B_crit and B_noise mean in this fit, each definition once."""
     found = [
         (name, interval)
         for name in ("B_peak", "B_crit", "B_noise")
-        for target in group.targets
-        if (interval := target.b_noise if name == "B_noise" else scale_interval(target, name)) is not None
+        for target in targets
+        if (interval := scale_interval(target, name)) is not None
     ]
     texts = (
         interval.definition if interval.definition.startswith(name) else f"{name}: {interval.definition}"
@@ -259,6 +213,8 @@ def _definitions(group: GroupFit) -> tuple[str, ...]:
     return tuple(dict.fromkeys(map(sentence, texts)))
 
 
-def _scale(group: GroupFit, name: str, unit: str) -> ScaleInfo | Missing:
+def _scale_part(group: GroupFit, name: str, unit: str) -> ScalePart:
     rows = [(family_of(target), target, scale_interval(target, name)) for target in group.targets]
-    return scale_info(name, rows, group_batch_sizes(group), unit)
+    slope = group.drift.b_peak if name == "B_peak" else group.drift.b_crit
+    info = scale_info(name, rows, group_batch_sizes(group), unit)
+    return ScalePart(name, info, slope_text(slope, name), slope_checks(slope, name))

@@ -4,19 +4,32 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from surge_sweeps.fitting.result import GroupFit, ScheduleRecord, TargetFit
+from surge_sweeps.fitting.result import ScheduleRecord, TargetFit
+from surge_sweeps.report.families import family_of, target_label
 from surge_sweeps.report.numbers import batch_text, count_text, loss_text, lr_text, percent_text
 from surge_sweeps.report.words import (
     VERDICTS,
-    family_of,
     interval_text,
     law_formula,
     law_title,
     leading_law,
     optimum_text,
     range_text,
-    target_label,
 )
+
+#: The left-out error is the root mean square in log LR, so 0.1 is about 10%.
+LAWS_HEAD = (
+    "At", "Law", "Formula and parameters", "AICc", "Akaike weight", "Left-out error", "Bootstrap selection"
+)  # fmt: skip
+
+
+_WEIGHED = {
+    "AICc": "AICc weighs fit against the number of parameters, lower is better.",
+    "Akaike weight": "Akaike weight: how probable a law is among these, from AICc.",
+    "Left-out error": "Left-out error: how far off, in log LR (0.1 is about 10%), a law predicts a batch size that was"
+    " left out of its fit.",
+    "Bootstrap selection": "Bootstrap selection: in which share of the resamplings a law's AICc is the lowest.",
+}
 
 
 class Table(NamedTuple):
@@ -46,12 +59,32 @@ def _runs_text(runs: list[int]) -> str:
 
 
 def _head(target: TargetFit) -> str:
-    label = target_label(target)
+    label = target_label(target) if target.loss is not None else "learning rate"
     return label[0].upper() + label[1:]
 
 
+def steps_table(target: TargetFit, unit: str) -> Table:
+    """Steps and examples to the goal: one row per batch size, with its learning rate where one is recorded."""
+    rates = any(one.lr is not None for one in target.optimal_lr)
+    rows = [
+        (
+            batch_text(one.batch_size),
+            *((optimum_text(one),) if rates else ()),
+            "unknown" if one.steps is None else f"{one.steps:,.0f}",
+            "unknown" if one.steps is None else count_text(one.steps * one.batch_size),
+            f"{one.runs}",
+        )
+        for one in sorted(target.optimal_lr, key=lambda one: one.batch_size)
+    ]
+    heads = ("Batch size", *(("Learning rate",) if rates else ()), "Steps to the goal", unit.capitalize())
+    return Table((*heads, "Runs"), tuple(rows))
+
+
 def laws_table(targets: list[TargetFit]) -> Table:
-    """Every candidate law at every loss, the heaviest first."""
+    """Every candidate law at every loss, the heaviest first; the three ways to weigh them side by side.
+
+    A column that no law fills is left out.
+    """
     rows = []
     for target in targets:
         lead = leading_law(target)
@@ -60,28 +93,53 @@ def laws_table(targets: list[TargetFit]) -> Table:
         )
         for law in sorted(target.laws, key=lambda one: -(one.weight or 0.0)):
             mark = " ←" if law is lead and target.verdict != "inconclusive" else ""
-            weight = "unknown" if law.weight is None else percent_text(law.weight)
-            aicc = "unknown" if law.aicc is None else f"{law.aicc:.1f}"
             rows.append(
-                (target_label(target), f"{law_title(law.name)}{mark}", law_formula(law, sizes), aicc, weight)
+                (
+                    target_label(target) if target.loss is not None else "",
+                    f"{law_title(law.name)}{mark}",
+                    law_formula(law, sizes),
+                    "unknown" if law.aicc is None else f"{law.aicc:.1f}",
+                    "unknown" if law.weight is None else percent_text(law.weight),
+                    "" if law.left_out_error is None else f"{law.left_out_error:.2g}",
+                    "" if law.selection_frequency is None else percent_text(law.selection_frequency),
+                )
             )
-    return Table(("At", "Law", "Formula and parameters", "AICc", "Weight"), tuple(rows))
+    return _without_empty(Table(LAWS_HEAD, tuple(rows)))
 
 
-def scales_table(group: GroupFit) -> Table:
-    """Verdict, B_peak, B_crit and B_noise of every target."""
+def laws_note(table: Table) -> str:
+    """What the columns of `laws_table` mean, those that are there.
+
+    >>> laws_note(Table(("Law", "AICc"), ()))
+    'AICc weighs fit against the number of parameters, lower is better.'
+    """
+    return " ".join(text for head, text in _WEIGHED.items() if head in table.head)
+
+
+def _without_empty(table: Table) -> Table:
+    """The table without the columns in which no row says anything."""
+    kept = [place for place in range(len(table.head)) if any(row[place] for row in table.rows)]
+    return Table(
+        tuple(table.head[place] for place in kept),
+        tuple(tuple(row[place] for place in kept) for row in table.rows),
+    )
+
+
+def scales_table(targets: list[TargetFit]) -> Table:
+    """Verdict, B_peak, B_crit and B_noise of every target; "At" is left out where no target has a loss."""
+    named = any(target.loss is not None for target in targets)
     rows = [
         (
             family_of(target).title(),
-            target_label(target),
+            target_label(target) if named else "",
             VERDICTS[target.verdict][0],
             interval_text(target.b_peak),
-            interval_text(target.tradeoff.b_crit) if target.tradeoff else "not asked",
+            interval_text(target.tradeoff.b_crit) if target.tradeoff else "",
             interval_text(target.b_noise),
         )
-        for target in group.targets
+        for target in targets
     ]
-    return Table(("Best means", "At", "Verdict", "B_peak", "B_crit", "B_noise"), tuple(rows))
+    return _without_empty(Table(("Best means", "At", "Verdict", "B_peak", "B_crit", "B_noise"), tuple(rows)))
 
 
 def schedule_table(schedule: ScheduleRecord) -> Table:

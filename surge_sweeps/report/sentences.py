@@ -12,9 +12,14 @@ from surge_sweeps.fitting.result import (
     TargetFit,
     VerdictName,
 )
+from surge_sweeps.report.families import has_rates, target_label
 from surge_sweeps.report.numbers import batch_text, count_text, list_text, loss_text, lr_text, plural
-from surge_sweeps.report.words import CANNOT_TELL, VERDICTS, behaviour, direction, target_label
+from surge_sweeps.report.table_words import advice_without_schedule
+from surge_sweeps.report.words import CANNOT_TELL, VERDICTS, behaviour, direction
 from surge_sweeps.schedule import MEASURED
+
+#: In the place of a verdict where there are steps and nothing else.
+NO_RATES = "No learning rates recorded"
 
 #: A sentence with more phases than this is left to the table.
 MOST_PHASES = 4
@@ -28,23 +33,26 @@ def verdict_counts(targets: list[TargetFit]) -> str:
     """
     if not targets:
         return "No loss could be evaluated"
+    if not any(has_rates(target) for target in targets):
+        return NO_RATES
     found: dict[VerdictName, list[TargetFit]] = {}
     for target in targets:
         found.setdefault(target.verdict, []).append(target)
     ranked = sorted(found, key=lambda verdict: (verdict == "inconclusive", -len(found[verdict])))
     if len(targets) == 1 or len(found) == 1:
-        where = (
-            f" ({target_label(targets[0])})"
-            if len(targets) == 1
-            else f" at all {plural(len(targets), 'loss')}"
-        )
-        return f"{VERDICTS[ranked[0]][0]}{where}"
+        return f"{VERDICTS[ranked[0]][0]}{_where(targets)}"
     parts = []
     for verdict in ranked:
         losses = [loss_text(one.loss) if one.loss else target_label(one) for one in found[verdict]]
         count = f"{len(losses)} of {len(targets)} losses ({list_text(losses)})"
         parts.append(f"{VERDICTS[verdict][0]} at {count}")
     return "; ".join(part if index == 0 else part[0].lower() + part[1:] for index, part in enumerate(parts))
+
+
+def _where(targets: Sequence[TargetFit]) -> str:
+    if len(targets) > 1:
+        return f" at all {plural(len(targets), 'loss')}"
+    return "" if targets[0].loss is None else f" ({target_label(targets[0])})"
 
 
 def headline(group: GroupFit) -> tuple[str, str, bool]:
@@ -141,6 +149,18 @@ def _cautions(schedule: ScheduleRecord) -> list[str]:
     return found
 
 
+def advice(group: GroupFit, decided: bool, problems: Sequence[ProblemRecord], unit: str) -> str:
+    """The recommendation of a group: its schedule, what stands in the place of one, or why there is none."""
+    if group.schedule is not None:
+        return recommendation(group.schedule)
+    return advice_without_schedule(group, unit) or why_no_schedule(group, decided, problems)
+
+
+def speaks_of_schedule(group: GroupFit, problem: ProblemRecord) -> bool:
+    """Whether a problem says why a group has no schedule: that stands in its recommendation."""
+    return problem.run is None and problem.what.startswith(f"{group.label()}: no schedule")
+
+
 def why_no_schedule(group: GroupFit, decided: bool, problems: Sequence[ProblemRecord]) -> str:
     """Why a group has no schedule: what the recommendation itself said, as the fit recorded it, or what is plain.
 
@@ -151,10 +171,9 @@ def why_no_schedule(group: GroupFit, decided: bool, problems: Sequence[ProblemRe
     >>> why_no_schedule(group, False, [])
     'No schedule: no loss could be evaluated.'
     """
-    start = f"{group.label()}: no schedule"
     for problem in problems:
-        if problem.run is None and problem.what.startswith(start):
-            return f"No schedule{problem.what.removeprefix(start)}"
+        if speaks_of_schedule(group, problem):
+            return f"No schedule{problem.what.removeprefix(f'{group.label()}: no schedule')}"
     if not group.targets:
         return "No schedule: no loss could be evaluated."
     return f"No schedule: {'the fit did not settle on one' if decided else 'the law that it would follow is open'}."

@@ -64,7 +64,8 @@ def draw_surface(info: SurfaceInfo) -> Drawn:
     if info.stability_edge:
         legend.append(LegendEntry("largest learning rate that trains", Colour(EDGE, EDGE), "dot"))
     if any(cell.response is None for cell in info.cells):
-        legend.append(LegendEntry("× no value: diverged, or never got there", muted, "none"))
+        why = "diverged, or never got there" if info.counts_steps else "diverged"
+        legend.append(LegendEntry(f"× no value: {why}", muted, "none"))
     return Drawn(figure, tuple(legend))
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import numpy as np
 
@@ -17,11 +16,10 @@ from surge_sweeps.fitting.result import (
     Interval,
     LawFit,
     OptimalLR,
-    Slope,
     TargetFit,
     VerdictName,
 )
-from surge_sweeps.report.numbers import count_text, loss_text, lr_end, lr_text, plural
+from surge_sweeps.report.numbers import count_text, lr_end, lr_text, size_text
 
 CANNOT_TELL = "The data cannot tell"
 
@@ -47,60 +45,6 @@ LAWS: dict[str, tuple[str, str]] = {
     "surge": ("Surge", "LR = 2 eps_max / (√(b_noise/B) + √(B/b_noise))"),
     "surge_plateau": ("Surge with plateau", "LR = a f / (1 + kappa f²), f = √(B/(B + b_s))"),
 }
-
-
-class Family(NamedTuple):
-    """What the targets of one kind share: they differ in their loss alone."""
-
-    protocol: str
-    start: str | None
-    horizon_steps: int | None
-
-    def title(self) -> str:
-        """What "optimal" means here.
-
-        >>> Family("gain", "checkpoint", 10).title()
-        'Largest loss decrease over the next 10 steps, from a common checkpoint'
-        """
-        steps = plural(self.horizon_steps, "step") if self.horizon_steps else "steps"
-        starts = {
-            "scratch": ", from scratch",
-            "crossing": ", from where each run crossed the loss",
-            "checkpoint": ", from a common checkpoint",
-        }
-        start = starts.get(self.start or "", "")
-        return {
-            "reach": f"Fewest steps to a loss{start}",
-            "gain": f"Largest loss decrease over the next {steps}{start}",
-            "final": "Lowest final loss" + (f" after {steps}" if self.horizon_steps else "") + start,
-            "steps": f"Steps to a goal, each batch size at its tuned learning rate{start}",
-            "given": f"Tuned learning rates, as given{start}",
-        }[self.protocol]
-
-    def response(self) -> str:
-        """What was measured in one cell of learning rate and batch size.
-
-        >>> Family("reach", "scratch", None).response()
-        'steps to the loss'
-        """
-        horizon = f" over {plural(self.horizon_steps, 'step')}" if self.horizon_steps else ""
-        names = {"reach": "steps to the loss", "gain": f"loss decrease{horizon}", "final": "final loss"}
-        return names.get(self.protocol, "steps")
-
-
-def family_of(target: TargetFit) -> Family:
-    """The family a target belongs to."""
-    return Family(target.protocol, target.start, target.horizon_steps)
-
-
-def target_label(target: TargetFit) -> str:
-    """A target among those of its family: its loss, or what it is.
-
-    A checkpoint's loss is where the further steps start; otherwise the loss is the one to reach.
-    """
-    if target.loss is None:
-        return {"final": "final loss", "steps": "steps to the goal"}.get(target.protocol, "as given")
-    return f"loss {loss_text(target.loss)}"
 
 
 def law_title(name: str) -> str:
@@ -211,9 +155,9 @@ def interval_text(interval: Interval) -> str:
         return f"{count_text(interval.estimate)}{range_text(interval.low, interval.high, count_text)}"
     bound = bound_of(interval)
     if interval.status == "lower_bound" and bound is not None:
-        return f"above {count_text(bound)}"
+        return f"above {size_text(bound)}"
     if interval.status == "upper_bound" and bound is not None:
-        return f"below {count_text(bound)}"
+        return f"below {size_text(bound)}"
     if interval.low is not None and interval.high is not None:
         return f"not established; if any, {count_text(interval.low)} to {count_text(interval.high)}"
     return "not identified"
@@ -250,43 +194,11 @@ def optimum_text(optimum: OptimalLR) -> str:
     >>> optimum_text(OptimalLR(lr=None, status="too_few", **common))
     'too few runs'
     """
-    if optimum.status == "too_few" or optimum.lr is None:
-        return "every run diverged" if optimum.status == "diverged" else "too few runs"
     if optimum.status == "diverged":
         return "every run diverged"
+    if optimum.status == "too_few" or optimum.lr is None:
+        return "not recorded" if optimum.status == "given" else "too few runs"
     if optimum.status in ("edge_low", "edge_high"):
         side = "less" if optimum.status == "edge_low" else "more"
         return f"{lr_text(optimum.lr)} or {side}: edge of the grid"
     return f"{lr_text(optimum.lr)}{range_text(optimum.low, optimum.high)}"
-
-
-def slope_text(slope: Slope, name: str) -> str:
-    """Whether a batch size moves as the loss falls.
-
-    >>> slope_text(Slope(exponent=1.2, low=0.4, high=2.0, p_value=0.004, status="identified"), "B_peak")
-    'B_peak grows as the loss falls: B_peak ~ loss^-1.2 (95% interval of the exponent -2 to -0.4, p = 0.004).'
-    >>> slope_text(Slope(), "B_crit")
-    'The data cannot tell whether B_crit moves as the loss falls.'
-    """
-    unknown = f"{CANNOT_TELL} whether {name} moves as the loss falls"
-    if slope.status != "identified" or slope.exponent is None:
-        return f"{unknown}."
-    ends = (
-        f"95% interval of the exponent {_signed(-slope.high)} to {_signed(-slope.low)}"
-        if slope.low is not None and slope.high is not None
-        else "interval of the exponent unknown"
-    )
-    p_value = "" if slope.p_value is None else f", {_p_text(slope.p_value)}"
-    power = f"{name} ~ loss^{_signed(-slope.exponent)} ({ends}{p_value})"
-    if slope.low is None or slope.high is None or slope.low <= 0 <= slope.high:
-        return f"{unknown}: {power}."
-    return f"{name} {'grows' if slope.exponent > 0 else 'shrinks'} as the loss falls: {power}."
-
-
-def _p_text(p_value: float) -> str:
-    # The default 2,000 draws go down to 2/2001 and no further.
-    return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.2g}"
-
-
-def _signed(value: float) -> str:
-    return f"{value + 0.0:.2g}"

@@ -1,4 +1,4 @@
-"""Optima drawn from a known law, with the bootstrap draws that four seeds a batch size would give."""
+"""Optima drawn from a known law, with the bootstrap draws that five seeds a batch size would give."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from surge_sweeps.fitting.optima import Optima
-from surge_sweeps.theory import LAWS
+from surge_sweeps.theory import LAWS, sign_optimal_step
 
 FloatArray = NDArray[np.float64]
 
@@ -22,6 +22,7 @@ class SimulatedOptima:
     TRUTHS: ClassVar[dict[str, tuple[str, dict[str, float]]]] = {
         "surge": ("surge", {"eps_max": 0.01, "b_noise": 64.0}),
         "plateau_9": ("surge_plateau", {"a": 0.01, "b_s": 512.0, "kappa": 9.0}),
+        "plateau_0.7": ("surge_plateau", {"a": 0.01, "b_s": 128.0, "kappa": 0.7}),
         "plateau_1": ("surge_plateau", {"a": 0.01, "b_s": 128.0, "kappa": 1.0}),
         "sqrt": ("sqrt", {"a": 1e-4}),
         "linear": ("linear", {"a": 1e-5}),
@@ -44,12 +45,15 @@ class SimulatedOptima:
         batch_sizes: FloatArray = TWELVE,
         n_draws: int = 200,
     ) -> Optima:
-        """Four seeds a batch size; the draws resample them, so their spread is as noisy as four seeds make it."""
-        seeds = self.log_curve(truth, batch_sizes) + 2 * sd * rng.standard_normal((4, batch_sizes.size))
-        picks = rng.integers(0, 4, (n_draws, 4, batch_sizes.size))
-        return self.make(
-            batch_sizes, seeds.mean(0), np.take_along_axis(seeds[None], picks, axis=1).mean(axis=1)
+        """Five seeds a batch size; the draws resample them, so their spread is as noisy as five seeds make it."""
+        seeds = self.log_curve(truth, batch_sizes) + np.sqrt(5) * sd * rng.standard_normal(
+            (5, batch_sizes.size)
         )
+        picks = rng.integers(0, 5, (n_draws, 5, batch_sizes.size))
+        mean = seeds.mean(axis=0)
+        # The bootstrap of five values has four fifths of their variance.
+        spread = np.take_along_axis(seeds[None] - mean, picks, axis=1).mean(axis=1) * np.sqrt(5 / 4)
+        return self.make(batch_sizes, mean, mean + spread)
 
     def exact_spread(
         self,
@@ -62,6 +66,18 @@ class SimulatedOptima:
         """Draws have exactly the right spread; `noise` 0 puts the values on the curve."""
         log_lr = self.log_curve(truth, batch_sizes) + noise * sd * rng.standard_normal(batch_sizes.size)
         return self.make(batch_sizes, log_lr, log_lr + sd * rng.standard_normal((2000, batch_sizes.size)))
+
+    def exact_quadratic(self, kappa: float, sd: float) -> Optima:
+        """The optima of sign descent on a noisy quadratic of 40 dimensions, on the curve itself, with spread `sd`.
+
+        On every coordinate the mean gradient is 0.05 and its noise 1, so B_s is 628.3; the off-diagonal curvature is
+        `kappa` times the diagonal.
+        """
+        d = 40
+        hessian = np.eye(d) + kappa / (d - 1) * (1 - np.eye(d))
+        optimum = sign_optimal_step(self.TWELVE, np.full(d, 0.05), np.ones(d), hessian).lr
+        noise = np.random.default_rng(1).standard_normal((1000, self.TWELVE.size))
+        return self.make(self.TWELVE, np.log(optimum), np.log(optimum) + sd * noise)
 
     def make(
         self, batch_sizes: FloatArray, log_lr: FloatArray, draws: FloatArray, status: str = "ok"

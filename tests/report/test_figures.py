@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from surge_sweeps.report.figures import Drawn, draw_laws, draw_optima, draw_scale, draw_tradeoff
-from surge_sweeps.report.infos import Cell, Info, Missing, SurfaceInfo
-from surge_sweeps.report.page import GroupInfo, report_info
+from surge_sweeps.report.infos import Cell, Info, Missing, OptimaInfo, OptimaSeries, Point, SurfaceInfo
+from surge_sweeps.report.page import report_info
+from surge_sweeps.report.page_infos import GroupInfo
 from surge_sweeps.report.palette import DARK_THEME, SHADE
 from surge_sweeps.report.surface_figures import draw_schedule, draw_surface
 
@@ -22,7 +23,7 @@ def figures_of(group: GroupInfo) -> Iterator[tuple[Info, Callable[[Any], Drawn]]
         yield family.optima, draw_optima
         yield from ((info, draw_laws) for _, info in family.laws)
         yield from ((info, draw_surface) for _, info in family.surfaces)
-    yield from ((info, draw_scale) for info in (group.b_peak, group.b_crit))
+    yield from ((info, draw_scale) for info in (part.info for part in group.scales))
     yield group.tradeoff, draw_tradeoff
     yield group.schedule, draw_schedule
 
@@ -77,7 +78,7 @@ def test_a_surface_with_its_own_rates_per_batch_size_fills_every_cell() -> None:
         for size, rates in ((4, (0.1, 0.2, 0.4)), (8, (0.15, 0.3)), (64, (0.2,)))
         for rate, score in zip(rates, (1.0, 0.5, 0.3), strict=False)
     )
-    info = SurfaceInfo("loss 1", "examples", "steps to the loss", 0.25, "worst", "best", cells, (), ())
+    info = SurfaceInfo("loss 1", "examples", "steps to the loss", 0.25, "worst", "best", cells, (), (), True)
     heat_map = draw_surface(info).figure.to_plotly_json()["data"][0]
     columns = list(zip(*heat_map["text"], strict=True))
     assert [set(column) - {""} for column in columns] == [
@@ -112,3 +113,12 @@ def test_the_measured_part_of_the_schedule_is_shaded_in_both_panels(demo: Case) 
     shapes = draw_schedule(info).figure.to_plotly_json()["layout"]["shapes"]
     shaded = [(shape["xref"], shape["x1"]) for shape in shapes if shape["fillcolor"] == SHADE]
     assert shaded == [(axis, end) for end in (12e3, 31e3, 90e3) for axis in ("x", "x2")]
+
+
+def test_an_interval_without_bounds_does_not_flatten_the_figure() -> None:
+    points = tuple(Point(float(size), 0.1, low, 0.2, "value", "x") for size, low in ((4, 0.05), (8, 1e-11)))
+    figure = draw_optima(OptimaInfo("t", "examples", (OptimaSeries("loss 1", 0.5, points, None),))).figure
+    low, high = figure.layout.yaxis.range
+    assert -3 < low < -2
+    assert high < 0
+    assert figure.data[0].error_y.arrayminus[1] == pytest.approx(0.1)
