@@ -191,8 +191,9 @@ def _recommend_group(
     steps = _steps(group, example_overhead)
     if not steps:
         raise NotEnoughDataError(
-            "no schedule: no loss target has an optimal learning rate and its steps at enough batch sizes.",
-            "Run from scratch to a common loss at 4 or more batch sizes, with learning rates either side of the best.",
+            "no schedule: it takes losses to reach, with the optimal learning rate and its steps at each batch size.",
+            "Loss curves of runs from scratch at 4 or more batch sizes, with learning rates either side of the best, "
+            "give them.",
         )
     placed = _place(steps)
     end = placed[-1].from_examples + _stretch(placed[-1], placed[-2] if len(placed) > 1 else None)

@@ -12,6 +12,7 @@ import typer
 
 from surge_sweeps.cli.console import out, progress_bar, run, say, show_page, typer_app
 from surge_sweeps.cli.summary import print_summary
+from surge_sweeps.counting import counted
 from surge_sweeps.curves import LossCurves
 from surge_sweeps.errors import SurgeError
 from surge_sweeps.fitting import fit, measured_cells
@@ -207,7 +208,7 @@ def _fit_and_write(curves: LossCurves, asked: FitOptions, folder: Path, *, quiet
 
 
 def _size(curves: LossCurves) -> str:
-    runs = f"{len(curves.runs):,} runs"
+    runs = counted(len(curves.runs), "run")
     if curves.observable == "loss_curve":
         return f"{runs}, {len(curves.points):,} points of {curves.loss_name}"
     return f"{runs} with one value of {curves.loss_name} each"

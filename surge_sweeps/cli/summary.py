@@ -9,11 +9,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from surge_sweeps.counting import counted
 from surge_sweeps.fitting import SurgeFit
 from surge_sweeps.fitting.result import Interval, TargetFit
 from surge_sweeps.report.cards import definition_cards
 from surge_sweeps.report.families import family_of, has_rates, target_label
-from surge_sweeps.report.numbers import count_text, lr_text, plural
+from surge_sweeps.report.numbers import count_text, lr_text
 from surge_sweeps.report.page import problems_of, scales_of
 from surge_sweeps.report.sentences import advice
 from surge_sweeps.report.words import VERDICTS, interval_text
@@ -34,7 +35,7 @@ def print_summary(fit: SurgeFit, console: Console) -> None:
         console.print(f"[bold]{escape(text)}[/]", highlight=False)
     count = len(problems_of(fit))
     if count:
-        console.print(f"\n{plural(count, 'problem')} found; the report lists them.")
+        console.print(f"\n{counted(count, 'problem')} found; the report lists them.")
     if not fit.groups:
         for problem in fit.problems:
             console.print(f"  {escape(problem.what)}", highlight=False)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from surge_sweeps.counting import counted
 from surge_sweeps.curves import LossCurves
 from surge_sweeps.fitting.divergence import diverged_at_finite_loss, finite_divergence_note, with_diverged
 from surge_sweeps.fitting.observables import (
@@ -53,7 +54,7 @@ def final_target(curves: LossCurves, horizon_steps: int | None = None) -> tuple[
     problems = []
     if not keep.all():
         problems.append(
-            f"{int((~keep).sum())} runs ended at another budget than most: left out of the final loss"
+            f"{counted(int((~keep).sum()), 'run')} ended at another budget than most: left out of the final loss"
         )
     kept = with_diverged(curves, diverged).select(pd.Series(keep, index=curves.runs.index))
     values = np.where(diverged, np.nan, loss)[keep][:, None]
@@ -106,8 +107,8 @@ def crossing_targets(
         short = np.isfinite(end) & (end > last) & (curves.runs["status"] != "diverged").to_numpy()
         if short.any():
             problems.append(
-                f"{int(short.sum())} runs ended before {horizon_steps} steps after loss {loss:g}: they count as "
-                "without a gain there; train on after the target"
+                f"{counted(int(short.sum()), 'run')} ended before {horizon_steps} steps after loss {loss:g}: "
+                "counted as without a gain there; train on after the target"
             )
         with np.errstate(invalid="ignore"):
             gain = loss - interpolated_losses(curves, np.where(end <= last, end, np.nan))

@@ -12,6 +12,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
+from surge_sweeps.counting import counted
 from surge_sweeps.curves import LossCurves
 from surge_sweeps.fitting.observables import BoolArray, FloatArray
 
@@ -69,6 +70,6 @@ def finite_divergence_note(runs: pd.DataFrame, diverged: BoolArray) -> list[str]
     if not new:
         return []
     return [
-        f"{new} runs ended at a finite loss far above all others at larger learning rates than the best: they count "
-        "as diverged"
+        f"{counted(new, 'run')} ended at a finite loss far above all others at larger learning rates than the best: "
+        "counted as diverged"
     ]

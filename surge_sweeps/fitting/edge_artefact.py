@@ -18,12 +18,12 @@ from surge_sweeps.fitting.monotonicity import p_value_of_rise
 
 #: An optimum within this factor of the largest learning rate that trains, give or take its noise, may be pressed
 #: against it.
-PRESSED_WITHIN = 1.5
+PRESSED_WITHIN = 1.2
 #: The edge has come down if it is this factor below one at a smaller batch size.
 EDGE_FALLS_BY = 1.05
 
 _SIGNIFICANCE = 0.05
-_LIKELY_SDS = 2.0  # noise that may have moved an optimum away from the edge
+_LIKELY_SDS = 1.0  # noise that may have moved an optimum away from the edge
 
 
 def edge_artefact(

@@ -82,7 +82,7 @@ def fit(
     >>> curves = simulate_training(Truth("sqrt", {"a": 0.02}), grid, np.random.default_rng(0), noise=0.05)
     >>> found = fit(curves, target_losses=[0.5], n_draws=200).groups[0].targets[0]
     >>> found.verdict, [round(record.lr, 2) for record in found.optimal_lr]
-    ('sqrt', [0.04, 0.06, 0.08, 0.11, 0.16])
+    ('sqrt', [0.04, 0.06, 0.08, 0.12, 0.16])
     """
     plan = plan_fit(curves, protocol=protocol, target_losses=target_losses, horizon_steps=horizon_steps)
     rng = np.random.default_rng(seed)

@@ -20,6 +20,11 @@ FloatArray = NDArray[np.float64]
 #: A law counts for a simpler class if it stays within this factor of it over the measured batch sizes.
 SAME_WITHIN = 1.10
 
+#: Slopes are taken over this factor in batch size.
+_NEARBY = 1.01
+#: A law this far behind in AICc is not taken for the sake of its name.
+_FAR_BEHIND = 10.0
+
 _SIMPLE: tuple[VerdictName, ...] = ("constant", "sqrt", "linear")
 
 
@@ -45,7 +50,7 @@ def law_class(fit: LawFit, batch_sizes: FloatArray) -> VerdictName:
         return LAWS[fit.name].verdict
     peak = peak_batch_size(fit.name, fit.parameters)
     if peak is None or peak >= batch_sizes[-1]:
-        return "saturation"
+        return "saturation" if _levels_off(fit, batch_sizes) else "power"
     if peak <= batch_sizes[0]:
         return "power"
     top = np.log(float(LAWS[fit.name].evaluate(peak, **fit.parameters)))
@@ -54,13 +59,22 @@ def law_class(fit: LawFit, batch_sizes: FloatArray) -> VerdictName:
     return "power" if top - curve[0] <= np.log(SAME_WITHIN) else "surge"
 
 
-def law_rises(fit: LawFit) -> bool:
-    """Whether a law of the class "power" rises; a surge law is of that class where it only falls.
+def _levels_off(fit: LawFit, batch_sizes: FloatArray) -> bool:
+    """Whether the curve rises less than half as steeply, in logs, at the largest batch size as at the smallest."""
+    ends = np.array([batch_sizes[0], batch_sizes[0] * _NEARBY, batch_sizes[-1] / _NEARBY, batch_sizes[-1]])
+    low, low_next, high_next, high = np.log(LAWS[fit.name].evaluate(ends, **fit.parameters))
+    return bool(high - high_next < 0.5 * (low_next - low))
 
-    >>> law_rises(LawFit(name="power", parameters={"a": 1.0, "alpha": -0.1}, aicc=None, weight=None))
+
+def law_rises(fit: LawFit, batch_sizes: FloatArray) -> bool:
+    """Whether a law, taken for a power, rises from the smallest measured batch size to the largest.
+
+    >>> law = LawFit(name="power", parameters={"a": 1.0, "alpha": -0.1}, aicc=None, weight=None)
+    >>> law_rises(law, np.array([4.0, 64.0]))
     False
     """
-    return fit.parameters["alpha"] > 0 if fit.name == "power" else LAWS[fit.name].verdict != "surge"
+    first, last = LAWS[fit.name].evaluate(batch_sizes[[0, -1]], **fit.parameters)
+    return bool(last > first)
 
 
 def class_weights(law_fits: LawFits) -> dict[VerdictName, float]:
@@ -79,5 +93,13 @@ def selected_law(laws: Sequence[LawFit], batch_sizes: FloatArray, verdict: Verdi
     None where no law speaks for the verdict, as for an inconclusive one.
     """
     members = [fit for fit in laws if fit.aicc is not None and law_class(fit, batch_sizes) == verdict]
-    own = [fit for fit in members if LAWS[fit.name].verdict == verdict]
-    return min(own or members, key=lambda fit: fit.aicc or 0.0, default=None)
+    best = min(members, key=lambda fit: fit.aicc or 0.0, default=None)
+    if best is None:
+        return None
+    least = best.aicc or 0.0
+    own = [
+        fit
+        for fit in members
+        if LAWS[fit.name].verdict == verdict and (fit.aicc or 0.0) < least + _FAR_BEHIND
+    ]
+    return min(own, key=lambda fit: fit.aicc or 0.0, default=best)

@@ -215,6 +215,8 @@ def _optima(
     log_lr = np.where(value.x == np.inf, high, np.where(value.x == -np.inf, low, value.x + scale.centre))
     unseen = np.hypot(_quantisation_sd(cells), _SHAPE_SD)[:, None] * resampling.rounding
     draws = np.where(found[:, None], drawn.x + scale.centre[:, None] + unseen, np.nan)
+    # Beyond the grid nothing is known of the basin.
+    draws = np.where(draws < low[:, None], -np.inf, np.where(draws > high[:, None], np.inf, draws))
     log_steps = np.full_like(log_lr, np.nan)
     log_steps_draws = np.full_like(draws, np.nan)
     if _SCALES[protocol] is Scale.STEPS:

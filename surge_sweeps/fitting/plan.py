@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from surge_sweeps.counting import counted
 from surge_sweeps.curves import LossCurves
 from surge_sweeps.errors import SurgeError, UnknownNameError
 from surge_sweeps.fitting.budgets import crossing_targets, final_target
@@ -152,7 +153,7 @@ def _check_observable(
 def _unfinished(curves: LossCurves) -> list[str]:
     left_out = curves.runs["status"].value_counts()
     return [
-        f"{count} runs left out: {status}"
+        f"{counted(count, 'run')} left out: {status}"
         + (", launch the sweep again to finish them" if status != "running" else "")
         for status, count in left_out.sort_index().items()
         if status not in ("finished", "diverged", "capped")

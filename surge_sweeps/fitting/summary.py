@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from surge_sweeps.counting import counted
 from surge_sweeps.fitting.result import GroupFit, Interval, OptimalLR, Slope, SurgeFit, TargetFit
 from surge_sweeps.fitting.targets import Target
 
@@ -16,7 +17,7 @@ def summarize(fit: SurgeFit) -> str:
     empty: no runs to fit
     """
     lines = [
-        f"{fit.project or 'fit'}: " + (_count(len(fit.groups), "group") if fit.groups else "no runs to fit")
+        f"{fit.project or 'fit'}: " + (counted(len(fit.groups), "group") if fit.groups else "no runs to fit")
     ]
     for group in fit.groups:
         lines += ["", group.label(), *_group_lines(group, fit.batch_unit)]
@@ -88,7 +89,3 @@ def _slope(slope: Slope) -> str:
     ends = [f"{end:.2f}" if end is not None else "open" for end in (slope.low, slope.high)]
     chance = f", p = {slope.p_value:.2g}" if slope.p_value is not None else ""
     return f"~ L^({-slope.exponent:.2f}), exponent b {slope.exponent:.2f} [{ends[0]}, {ends[1]}]{chance}"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" + ("" if number == 1 else "s")

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from surge_sweeps.counting import counted
 from surge_sweeps.fitting.contrast import Contrast, contrasts_about_peak
 from surge_sweeps.fitting.detectable import AICC_MARGIN
 from surge_sweeps.fitting.laws import LawFits
@@ -162,8 +163,9 @@ def _peak_gate(law_fits: LawFits, peak: float) -> Gate:
     low = f"below {b[0]:g}" if interval.low is None else f"{interval.low:.3g}"
     high = f"above {b[-1]:g}" if interval.high is None else f"{interval.high:.3g}"
     finding = (
-        f"The 95% interval of B_peak runs from {low} to {high}, with {below} batch sizes below the peak and {above} "
-        f"above it; a surge needs it inside the measured {b[0]:g} to {b[-1]:g} with {MIN_EACH_SIDE} on each side."
+        f"The 95% interval of B_peak runs from {low} to {high}, with {counted(below, 'batch size')} below the peak "
+        f"and {above} above it; a surge needs it inside the measured {b[0]:g} to {b[-1]:g} with {MIN_EACH_SIDE} on "
+        "each side."
     )
     passed = interval.status == "identified" and min(below, above) >= MIN_EACH_SIDE
     return Gate(passed, finding)

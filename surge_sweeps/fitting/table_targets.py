@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from surge_sweeps.counting import counted
 from surge_sweeps.curves import LossCurves
 from surge_sweeps.fitting.divergence import diverged_at_finite_loss, finite_divergence_note, with_diverged
 from surge_sweeps.fitting.observables import HUGE, Responses
@@ -56,9 +57,11 @@ def _steps_target(curves: LossCurves, steps: np.ndarray) -> tuple[TargetRuns | N
     target = Target("steps", None, start=None, tuned=not swept)
     if swept:
         known = pd.Series(curves.runs["lr"].notna())
-        problems = [] if known.all() else [f"{int((~known).sum())} rows have no learning rate: left out"]
+        problems = (
+            [] if known.all() else [f"no learning rate in {counted(int((~known).sum()), 'row')}: left out"]
+        )
         curves, values = curves.select(known), values[known.to_numpy()]
         return TargetRuns((target,), curves, Responses(values, np.isnan(values))), problems
     missing = int(np.isnan(values).sum())
-    problems = [f"{missing} rows have no steps to the goal: left out"] if missing else []
+    problems = [f"no steps to the goal in {counted(missing, 'row')}: left out"] if missing else []
     return TargetRuns((target,), curves, Responses(values, np.isnan(values))), problems

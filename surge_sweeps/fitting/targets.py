@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from surge_sweeps.counting import counted
 from surge_sweeps.curves import LossCurves
 from surge_sweeps.fitting.observables import (
     BoolArray,
@@ -69,15 +70,11 @@ class Target:
             return "steps to the goal"
         if self.protocol == "given":
             return "tuned learning rates"
-        over = f" over {_steps(self.horizon_steps)}" if self.horizon_steps is not None else ""
+        over = f" over {counted(self.horizon_steps, 'step')}" if self.horizon_steps is not None else ""
         if self.protocol == "final":
             return f"final loss{over.replace('over', 'after')}"
         start = f" from loss {self.loss:.3g}" if self.loss is not None else ""
         return f"loss decrease{over}{start}"
-
-
-def _steps(count: int) -> str:
-    return "1 step" if count == 1 else f"{count} steps"
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,13 +157,13 @@ def gain_targets(curves: LossCurves, horizon_steps: int | None = None) -> tuple[
         responses = loss_decrease(runs, steps)
         trained = (runs.runs["status"] != "diverged").to_numpy()
         unfinished = responses.censored[:, 0] & start_known & trained
-        where = f"runs from checkpoint {checkpoint!r} have no"
+        where = f"from checkpoint {checkpoint!r} without"
         for missing, what in (
-            (~start_known, "start loss (`start_loss`)"),
-            (unfinished, f"loss at step {steps}"),
+            (~start_known, "a start loss (`start_loss`)"),
+            (unfinished, f"a loss at step {steps}"),
         ):
             if missing.any():
-                problems.append(f"{int(missing.sum())} {where} {what}: left out")
+                problems.append(f"{counted(int(missing.sum()), 'run')} {where} {what}: left out")
         runs, responses = _without(runs, responses, unfinished | (~start_known & trained))
         if runs.runs.empty:
             continue

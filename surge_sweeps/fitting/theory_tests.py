@@ -64,7 +64,7 @@ class _Restriction:
 def theory_tests(optima: Optima, scatter_sd: float = 0.0, *, peak_supported: bool) -> list[TheoryTest]:
     """Test the mean-field theory and the paper's B_peak = B_noise = B_crit on the optima of one target.
 
-    Optima at an edge of their learning-rate grid are left out. Empty where no steps are known.
+    Optima at an edge of their learning-rate grid are left out. Empty where no steps or no learning rates are known.
 
     Args:
         optima: learning rates and steps, drawn together. scatter_sd: standard deviation of log LR about the law
@@ -79,7 +79,7 @@ def theory_tests(optima: Optima, scatter_sd: float = 0.0, *, peak_supported: boo
     >>> [(test.name, test.p_value < 0.001) for test in theory_tests(optima, peak_supported=True)]
     [('mean_field', True), ('b_peak_is_b_noise', True)]
     """
-    if not np.isfinite(optima.log_steps).any():
+    if not np.isfinite(optima.log_steps).any() or not optima.known().any():
         return []
     keep, _ = lr_weights(optima, scatter_sd)
     n_steps = int(np.isfinite(optima.log_steps).sum())

@@ -11,7 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
+from surge_sweeps.counting import counted
 from surge_sweeps.fitting.advice import missing_optima, next_runs, precision
 from surge_sweeps.fitting.detectable import minimum_detectable_kappa
 from surge_sweeps.fitting.edge_artefact import edge_artefact
@@ -21,6 +23,8 @@ from surge_sweeps.fitting.optima import Optima
 from surge_sweeps.fitting.result import Interval, LawFit, VerdictName
 from surge_sweeps.fitting.surge_family import B_PEAK
 from surge_sweeps.fitting.surge_gates import SIGNIFICANCE, SurgeEvidence, best_scatter, weigh_surge
+
+FloatArray = NDArray[np.float64]
 
 MIN_CLASS_WEIGHT = 0.8
 #: Below this p-value of the test without laws, a monotone verdict contradicts the optima.
@@ -158,23 +162,25 @@ def _monotone(
         f"{law.name} is the best of them."
     )
     reasons = (headline, *_why_no_surge(evidence), *_if_any_peak(law_fits), precision(law_fits, kappa))
-    rising = _rising(name, law)
+    rising = _rising(name, law, b)
     b_peak = _peak_without_surge(law_fits, low=rising, high=rising is False)
     b_noise = law_fits.b_noise(law.name) if name == "saturation" else Interval(definition=_NO_B_NOISE)
     return Verdict(name, reasons, law.name, b_peak, b_noise, kappa)
 
 
 def _power(law_fits: LawFits, law: LawFit) -> str:
-    pace = "rises" if law_rises(law) else "falls"
-    if law.name != "power":
-        return f"The optimal learning rate {pace} with the batch size about as a power of it"
+    pace = "rises" if law_rises(law, law_fits.observed.batch_sizes) else "falls"
     found = law_fits.exponent()
     ends = (
         f" (95% interval {found.low:.2g} to {found.high:.2g})"
         if found.low is not None and found.high is not None
         else ""
     )
-    exponent = f"exponent {law.parameters['alpha']:.2f}{ends}"
+    exponent = f"exponent {law_fits.fit('power').parameters['alpha']:.2f}{ends}"
+    if law.name != "power":
+        return (
+            f"The optimal learning rate {pace} with the batch size throughout, about as a power, {exponent}"
+        )
     return f"The optimal learning rate {pace} with the batch size as a power, {exponent}"
 
 
@@ -202,7 +208,9 @@ def _obstacles(law_fits: LawFits, evidence: SurgeEvidence, weights: dict[Verdict
     observed = law_fits.observed
     n = observed.log_lr.size
     if law_fits.fit("surge").aicc is None:
-        return [f"{n} batch sizes cannot tell the laws apart: six or more are needed, eight are better."]
+        return [
+            f"{counted(n, 'batch size')} cannot tell the laws apart: six or more are needed, eight are better."
+        ]
     best, *others = weights
     found = []
     if best == "surge":
@@ -224,7 +232,7 @@ def _obstacles(law_fits: LawFits, evidence: SurgeEvidence, weights: dict[Verdict
                 f"The best description is {best}, but the optimum at batch size {sizes} lies at an edge of the "
                 "learning-rate grid, which could change that."
             )
-        p = _contradicting_p(evidence, best, _law_of(law_fits, best))
+        p = _contradicting_p(evidence, best, _law_of(law_fits, best), observed.batch_sizes)
         if p < CONTRADICTION:
             found.append(
                 f"The best description is {best}, but a test without laws contradicts it (p = {p:.3g}): the optima "
@@ -248,20 +256,22 @@ def _deciding_edges(law_fits: LawFits, name: VerdictName) -> list[int]:
     return [int(index) for index in np.flatnonzero(edge) if index in ends]
 
 
-def _contradicting_p(evidence: SurgeEvidence, name: VerdictName, law: LawFit) -> float:
+def _contradicting_p(
+    evidence: SurgeEvidence, name: VerdictName, law: LawFit, batch_sizes: FloatArray
+) -> float:
     if evidence.test is None:
         return 1.0
-    rising = _rising(name, law)
+    rising = _rising(name, law, batch_sizes)
     if rising is None:
         return min(evidence.test)
     return evidence.test.p_rising if rising else evidence.test.p_falling
 
 
-def _rising(name: VerdictName, law: LawFit) -> bool | None:
+def _rising(name: VerdictName, law: LawFit, batch_sizes: FloatArray) -> bool | None:
     """Whether a monotone verdict rises (True), falls (False) or does neither (None)."""
     if name == "constant":
         return None
-    return name != "power" or law_rises(law)
+    return name != "power" or law_rises(law, batch_sizes)
 
 
 def _why_no_surge(evidence: SurgeEvidence) -> list[str]:

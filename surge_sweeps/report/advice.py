@@ -10,9 +10,10 @@ import math
 from collections.abc import Iterable, Sequence
 from statistics import median
 
+from surge_sweeps.counting import counted
 from surge_sweeps.fitting.result import GroupFit, Interval, OptimalLR, OptimumStatus, TargetFit
 from surge_sweeps.report.families import family_of, has_rates, is_tuned
-from surge_sweeps.report.numbers import batch_text, factor_text, list_text, lr_text, plural
+from surge_sweeps.report.numbers import batch_text, factor_text, list_text, lr_text
 from surge_sweeps.report.words import bound_of
 
 #: Fewer batch sizes with a known optimum leave most laws indistinguishable.
@@ -88,7 +89,7 @@ def _batch_runs(group: GroupFit, sizes: list[int]) -> list[str]:
     if len(sizes) < ENOUGH_BATCH_SIZES:
         found.append(
             f"More batch sizes, each twice the one before: there {'is' if len(sizes) == 1 else 'are'} only "
-            f"{plural(len(sizes), 'batch size')}, and telling the laws apart takes {ENOUGH_BATCH_SIZES} or more."
+            f"{counted(len(sizes), 'batch size')}, and telling the laws apart takes {ENOUGH_BATCH_SIZES} or more."
         )
     if not sizes:
         return found

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from surge_sweeps.counting import counted
 from surge_sweeps.errors import UnknownNameError
 from surge_sweeps.fitting.result import GroupFit, Interval, LawFit, OptimalLR, ScheduleRecord, TargetFit
 from surge_sweeps.report.families import Family, target_label
@@ -24,7 +25,7 @@ from surge_sweeps.report.infos import (
     TradeoffInfo,
     TradeoffSeries,
 )
-from surge_sweeps.report.numbers import batch_text, count_text, lr_text, percent_text, plural, significant
+from surge_sweeps.report.numbers import batch_text, count_text, lr_text, percent_text, significant
 from surge_sweeps.report.sentences import changes
 from surge_sweeps.report.words import bound_of, interval_text, law_title, leading_law, optimum_text
 from surge_sweeps.theory import LAWS
@@ -84,7 +85,7 @@ def optimum_points(target: TargetFit) -> tuple[Point, ...]:
             optimum.low,
             optimum.high,
             kinds[optimum.status],
-            f"batch size {batch_text(optimum.batch_size)}: LR {optimum_text(optimum)}, {plural(optimum.runs, 'run')}",
+            f"batch size {batch_text(optimum.batch_size)}: LR {optimum_text(optimum)}, {counted(optimum.runs, 'run')}",
         )
         for optimum in sorted(target.optimal_lr, key=lambda one: one.batch_size)
         if optimum.lr is not None and optimum.status in kinds

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from surge_sweeps.counting import counted
 from surge_sweeps.fitting.result import TargetFit
-from surge_sweeps.report.numbers import loss_text, plural
+from surge_sweeps.report.numbers import loss_text
 
 _STARTS = {
     "scratch": ", from scratch",
@@ -35,12 +36,12 @@ class Family(NamedTuple):
         horizon = self.horizon_steps
         steps = "a fixed number of steps"
         if horizon is not None:
-            steps = "the next step" if horizon == 1 else f"the next {plural(horizon, 'step')}"
+            steps = "the next step" if horizon == 1 else f"the next {counted(horizon, 'step')}"
         start = _STARTS.get(self.start or "", "")
         return {
             "reach": f"Fewest steps to a loss{start}",
             "gain": f"Largest loss decrease over {steps}{start}",
-            "final": "Lowest final loss" + (f" after {plural(horizon, 'step')}" if horizon else "") + start,
+            "final": "Lowest final loss" + (f" after {counted(horizon, 'step')}" if horizon else "") + start,
             "steps": f"Fewest steps to the goal{start}",
             "given": f"Tuned learning rates, as given{start}",
         }[self.protocol]
@@ -51,7 +52,7 @@ class Family(NamedTuple):
         >>> Family("reach", "scratch", None).response(), Family("final", None, None).response()
         ('steps to the loss', 'final loss')
         """
-        horizon = f" over {plural(self.horizon_steps, 'step')}" if self.horizon_steps else ""
+        horizon = f" over {counted(self.horizon_steps, 'step')}" if self.horizon_steps else ""
         return {
             "reach": "steps to the loss",
             "gain": f"loss decrease{horizon}",

@@ -116,16 +116,6 @@ def list_text(items: list[str]) -> str:
     return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
 
 
-def plural(count: int, noun: str) -> str:
-    """A count and its noun.
-
-    >>> plural(1, "run"), plural(40, "run"), plural(2, "batch size"), plural(2, "loss")
-    ('1 run', '40 runs', '2 batch sizes', '2 losses')
-    """
-    ending = "" if count == 1 else "es" if noun.endswith("s") else "s"
-    return f"{count:,} {noun}{ending}"
-
-
 #: Mantissas of the ticks on a log axis, the finest first; a short axis would get none from 1, 2, 5.
 _TICK_PATTERNS: tuple[tuple[float, ...], ...] = (
     *(tuple(round(1 + step * place, 1) for place in range(round(9 / step))) for step in (0.1, 0.2, 0.5)),

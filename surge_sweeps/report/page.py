@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from surge_sweeps.counting import counted
 from surge_sweeps.fitting.result import GroupFit, ProblemRecord, SurgeFit, TargetFit
 from surge_sweeps.report.advice import next_runs
 from surge_sweeps.report.assumptions import assumptions_of
@@ -22,7 +23,7 @@ from surge_sweeps.report.checks import claims, tradeoff_remarks, tradeoff_table
 from surge_sweeps.report.drift_words import has_drift, slope_checks, slope_text
 from surge_sweeps.report.families import Family, family_of, has_rates, is_tuned, target_label
 from surge_sweeps.report.infos import Missing, TradeoffInfo
-from surge_sweeps.report.numbers import batch_text, plural
+from surge_sweeps.report.numbers import batch_text
 from surge_sweeps.report.page_infos import FamilyInfo, GroupInfo, ProblemGroup, Reasons, ReportInfo, ScalePart
 from surge_sweeps.report.page_tables import (
     laws_table,
@@ -60,10 +61,10 @@ def report_info(fit: SurgeFit, cells: pd.DataFrame) -> ReportInfo:
         _group_info(group, cells[cells["group"] == index], fit) for index, group in enumerate(fit.groups)
     )
     sizes = sorted({size for group in fit.groups for size in group_batch_sizes(group)})
-    facts = plural(len(groups), "group") if len(groups) > 1 else ""
+    facts = counted(len(groups), "group") if len(groups) > 1 else ""
     if sizes:
         ends = f"{batch_text(sizes[0])} to {batch_text(sizes[-1])}"
-        span = f"{plural(len(sizes), 'batch size')} from {ends} {fit.batch_unit}"
+        span = f"{counted(len(sizes), 'batch size')} from {ends} {fit.batch_unit}"
         facts = f"{facts} · {span}" if facts else span
     problems = problems_of(fit)
     empty = "" if groups else "No run ended with a result, so there is nothing to fit."

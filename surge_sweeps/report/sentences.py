@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from surge_sweeps.counting import counted
 from surge_sweeps.fitting.result import (
     GroupFit,
     PhaseRecord,
@@ -13,7 +14,7 @@ from surge_sweeps.fitting.result import (
     VerdictName,
 )
 from surge_sweeps.report.families import has_rates, target_label
-from surge_sweeps.report.numbers import batch_text, count_text, list_text, loss_text, lr_text, plural
+from surge_sweeps.report.numbers import batch_text, count_text, list_text, loss_text, lr_text
 from surge_sweeps.report.table_words import advice_without_schedule
 from surge_sweeps.report.words import CANNOT_TELL, VERDICTS, behaviour, direction
 from surge_sweeps.schedule import MEASURED
@@ -51,7 +52,7 @@ def verdict_counts(targets: list[TargetFit]) -> str:
 
 def _where(targets: Sequence[TargetFit]) -> str:
     if len(targets) > 1:
-        return f" at all {plural(len(targets), 'loss')}"
+        return f" at all {counted(len(targets), 'loss')}"
     return "" if targets[0].loss is None else f" ({target_label(targets[0])})"
 
 

@@ -13,12 +13,13 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from surge_sweeps.counting import counted
 from surge_sweeps.errors import SurgeError
 from surge_sweeps.fitting.result import TargetFit
 from surge_sweeps.report.build_infos import Edge, optimum_points, stability_edge
 from surge_sweeps.report.families import Family, family_of, target_label
 from surge_sweeps.report.infos import Cell, Missing, SurfaceInfo
-from surge_sweeps.report.numbers import batch_text, count_text, lr_text, plural, significant
+from surge_sweeps.report.numbers import batch_text, count_text, lr_text, significant
 
 CELL_COLUMNS = ("group", "target", "batch_size", "lr", "response", "runs", "censored")
 
@@ -116,7 +117,7 @@ def _cell(row: tuple[float, ...], family: Family) -> Cell:
     else:
         found = f"{family.response()} {response:.3g}"
     text = (
-        f"batch size {batch_text(batch_size)}, LR {lr_text(float(lr))}: {found}, {plural(int(runs), 'run')}"
+        f"batch size {batch_text(batch_size)}, LR {lr_text(float(lr))}: {found}, {counted(int(runs), 'run')}"
     )
     text += _censored_text(int(censored), int(runs), family)
     return Cell(

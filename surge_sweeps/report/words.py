@@ -110,8 +110,11 @@ def leading_law(target: TargetFit) -> LawFit | None:
     """The law that stands for the verdict; for an inconclusive one the law with the largest weight."""
     if target.verdict == "inconclusive":
         return max(target.laws, key=lambda law: law.weight or 0.0, default=None)
-    sizes = np.array([point.batch_size for point in target.optimal_lr], dtype=float)
-    return selected_law(target.laws, sizes, target.verdict)
+    return selected_law(target.laws, _batch_sizes(target), target.verdict)
+
+
+def _batch_sizes(target: TargetFit) -> np.ndarray:
+    return np.array([point.batch_size for point in target.optimal_lr], dtype=float)
 
 
 def behaviour(verdict: VerdictName, targets: Sequence[TargetFit]) -> str:
@@ -119,7 +122,7 @@ def behaviour(verdict: VerdictName, targets: Sequence[TargetFit]) -> str:
     laws = _laws_of(verdict, targets)
     if verdict != "power" or not laws:
         return VERDICTS[verdict][1]
-    rising = {law_rises(law) for law in laws}
+    rising = _directions(verdict, targets)
     if len(rising) > 1:
         return "follows a power of the batch size, rising at some losses and falling at others"
     powers = sorted({f"{law.parameters['alpha']:.2f}" for law in laws if law.name == "power"}, key=float)
@@ -129,10 +132,16 @@ def behaviour(verdict: VerdictName, targets: Sequence[TargetFit]) -> str:
 
 def direction(verdict: VerdictName, targets: Sequence[TargetFit]) -> str:
     """Behind the name of a power law, the one verdict whose name leaves it open: whether it rises or falls."""
-    rising = {law_rises(law) for law in _laws_of(verdict, targets)} if verdict == "power" else set()
+    rising = _directions(verdict, targets) if verdict == "power" else set()
     if len(rising) != 1:
         return ""
     return " (rising)" if True in rising else " (falling)"
+
+
+def _directions(verdict: VerdictName, targets: Sequence[TargetFit]) -> set[bool]:
+    """Whether the leading laws of the targets with a verdict rise."""
+    with_verdict = [target for target in targets if target.verdict == verdict]
+    return {law_rises(law, _batch_sizes(target)) for target in with_verdict if (law := leading_law(target))}
 
 
 def _laws_of(verdict: VerdictName, targets: Sequence[TargetFit]) -> list[LawFit]:

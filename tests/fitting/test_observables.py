@@ -188,14 +188,14 @@ def test_missing_start_losses_are_told_from_missing_end_points() -> None:
     none = plan_fit(build_curves(curves.runs.assign(start_loss=np.nan), curves.points))
     assert not none.groups[0].parts
     assert "do not record their start loss" in " ".join(none.problems)
-    assert "no loss at step" not in " ".join(none.problems)
+    assert "without a loss at step" not in " ".join(none.problems)
     runs = curves.runs.copy()
     runs.loc[runs.index[0], "start_loss"] = np.nan
     ended = (curves.points["run"] == runs["run"].iloc[1]) & (curves.points["step"] == 10)
     some = plan_fit(build_curves(runs, curves.points[~ended]))
     problems = " ".join(some.problems)
-    assert "1 runs from checkpoint" in problems
-    assert "no start loss (`start_loss`): left out" in problems
+    assert "1 run from checkpoint" in problems
+    assert "without a start loss (`start_loss`): left out" in problems
     assert "no loss at step 10: left out" in problems
 
 

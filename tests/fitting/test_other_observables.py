@@ -100,7 +100,7 @@ def test_runs_of_another_budget_are_left_out_of_the_final_loss_and_counted() -> 
     target, problems = final_target(build_curves(runs, points))
     assert target.curves.runs["run"].tolist() == list("abcd")
     assert target.responses.values[:, 0].tolist() == pytest.approx([2.2, 2.2, 2.6, 2.8])
-    assert problems == ["1 runs ended at another budget than most: left out of the final loss"]
+    assert problems == ["1 run ended at another budget than most: left out of the final loss"]
 
 
 def test_the_gain_after_a_crossing_counts_from_the_loss_itself() -> None:
@@ -121,7 +121,7 @@ def test_the_gain_after_a_crossing_counts_from_the_loss_itself() -> None:
     # The crossing is interpolated in log step against log loss, which a straight line is not quite.
     assert found.responses.values[:2, 0] == pytest.approx([0.5, 0.5], abs=0.01)
     assert np.isnan(found.responses.values[2, 0])
-    assert "1 runs ended before 5 steps after loss 1" in problems[0]
+    assert "1 run ended before 5 steps after loss 1" in problems[0]
 
 
 def test_the_gain_of_runs_from_scratch_asks_for_its_horizon() -> None:
