@@ -76,7 +76,7 @@ def law_formula(law: LawFit, batch_sizes: Sequence[int]) -> str:
 def at_search_limit(law: LawFit, batch_sizes: Sequence[int]) -> set[str]:
     """The parameters of a law that lie at an end of the range in which they were sought: bounds, no estimates.
 
-    >>> kappa = {"a": 1.0, "b_s": 64e3, "kappa": 1000.0}
+    >>> kappa = {"a": 1.0, "b_s": 64e3, "kappa": 1e5}
     >>> at_search_limit(LawFit(name="surge_plateau", parameters=kappa, aicc=None, weight=None), [4, 512])
     {'kappa'}
     """

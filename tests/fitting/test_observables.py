@@ -196,7 +196,7 @@ def test_missing_start_losses_are_told_from_missing_end_points() -> None:
     problems = " ".join(some.problems)
     assert "1 run from checkpoint" in problems
     assert "without a start loss (`start_loss`): left out" in problems
-    assert "no loss at step 10: left out" in problems
+    assert "without a loss at step 10: left out" in problems
 
 
 def test_target_at_or_above_the_start_is_refused_with_a_reason() -> None:

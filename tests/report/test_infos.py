@@ -424,7 +424,7 @@ def test_parameters_at_the_limit_of_the_search_are_no_estimates(demo: Case) -> N
     group = demo.fit.groups[0]
     stuck = [
         LawFit(
-            name="surge_plateau", parameters={"a": 1.0, "b_s": 4e3, "kappa": 1000.0}, aicc=None, weight=None
+            name="surge_plateau", parameters={"a": 1.0, "b_s": 4e6, "kappa": 1e5}, aicc=None, weight=None
         ),
         LawFit(name="sgd_saturation", parameters={"eps_max": 1.0, "b_noise": 0.004}, aicc=None, weight=None),
         LawFit(name="surge", parameters={"eps_max": 1.0, "b_noise": 40.0}, aicc=None, weight=None),
@@ -432,7 +432,7 @@ def test_parameters_at_the_limit_of_the_search_are_no_estimates(demo: Case) -> N
     rows = laws_table([group.targets[0].model_copy(update={"laws": stuck})]).rows
     marked = {row[1].removesuffix(" ←"): row[2].count("(at the limit of the search)") for row in rows}
     assert marked == {"Surge with plateau": 1, "Saturation, SGD": 1, "Surge": 0}
-    assert "kappa = 1000 (at the limit of the search)" in rows[0][2]
+    assert "kappa = 100000 (at the limit of the search)" in rows[0][2]
 
 
 def test_problems_of_one_kind_are_counted_together(demo: Case) -> None:
