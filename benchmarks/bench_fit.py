@@ -19,10 +19,10 @@ from scipy.optimize import minimize_scalar
 
 from surge_sweeps.curves import LossCurves
 from surge_sweeps.fitting import fit
-from surge_sweeps.fitting.bootstrap import resample
-from surge_sweeps.fitting.cells import Cells, build_cells
-from surge_sweeps.fitting.optimum import find_optima
-from surge_sweeps.fitting.plan import plan_fit
+from surge_sweeps.fitting.observables.cells import Cells, build_cells
+from surge_sweeps.fitting.observables.plan import plan_fit
+from surge_sweeps.fitting.optimum.bootstrap import resample
+from surge_sweeps.fitting.optimum.search import find_optima
 from surge_sweeps.simulate import Grid, Truth, join_curves, simulate_branches, simulate_training
 
 N_DRAWS = 2000

@@ -20,11 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from surge_sweeps.fitting.laws import LawFits, fit_laws
-from surge_sweeps.fitting.optima import Optima
+from surge_sweeps.fitting.laws.fit_laws import LawFits, fit_laws
+from surge_sweeps.fitting.optimum.optima import Optima
 from surge_sweeps.fitting.result import Interval, OptimumStatus
-from surge_sweeps.fitting.surge_gates import weigh_surge
-from surge_sweeps.fitting.verdict import decide
+from surge_sweeps.fitting.verdict.decide import decide
+from surge_sweeps.fitting.verdict.surge_gates import weigh_surge
 from surge_sweeps.theory import LAWS
 
 FloatArray = NDArray[np.float64]

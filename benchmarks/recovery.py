@@ -33,7 +33,7 @@ from benchmarks.recovery_sweeps import (
 )
 from surge_sweeps.fitting import fit
 from surge_sweeps.fitting.result import Interval, TargetFit
-from surge_sweeps.fitting.tradeoff import analyse_tradeoff
+from surge_sweeps.fitting.tradeoff.fit_tradeoff import analyse_tradeoff
 from surge_sweeps.simulate import Damage, Grid, LogSkew, Noise, SignQuadratic, Truth, simulate_branches
 from surge_sweeps.simulate import simulate_training as simulate_curves
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from surge_sweeps.errors import NotEnoughDataError, SurgeError, UnknownNameError
-from surge_sweeps.fitting.law_class import selected_law
+from surge_sweeps.fitting.laws.law_class import selected_law
 from surge_sweeps.fitting.result import (
     BatchUnit,
     GroupFit,

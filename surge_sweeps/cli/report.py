@@ -16,7 +16,7 @@ from surge_sweeps.counting import counted
 from surge_sweeps.curves import LossCurves
 from surge_sweeps.errors import SurgeError
 from surge_sweeps.fitting import fit, measured_cells
-from surge_sweeps.fitting.plan import PROTOCOLS
+from surge_sweeps.fitting.observables.plan import PROTOCOLS
 from surge_sweeps.report import safe_name, write_report
 from surge_sweeps.schedule import EXAMPLE_OVERHEAD, attach_schedules
 from surge_sweeps.trackers import project_name, read_project

@@ -5,7 +5,7 @@ result in plain text. The JSON schema of `SurgeFit.to_dict()` ships beside this 
 """
 
 from surge_sweeps.fitting.fit import fit
-from surge_sweeps.fitting.plan import measured_cells
+from surge_sweeps.fitting.observables.plan import measured_cells
 from surge_sweeps.fitting.result import SurgeFit, json_schema
 from surge_sweeps.fitting.summary import summarize
 

@@ -13,15 +13,18 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from surge_sweeps.curves import LossCurves
-from surge_sweeps.fitting.bootstrap import resample
-from surge_sweeps.fitting.cells import build_cells
-from surge_sweeps.fitting.drift import drift_of_b_crit, drift_of_peak
-from surge_sweeps.fitting.drift_data import DriftTarget
+from surge_sweeps.fitting.drift.drift_data import DriftTarget
+from surge_sweeps.fitting.drift.joint_drift import drift_of_b_crit, drift_of_peak
+from surge_sweeps.fitting.drift.theory_tests import theory_tests
 from surge_sweeps.fitting.gaps import group_gaps, target_gaps
-from surge_sweeps.fitting.laws import LawFits, fit_laws
-from surge_sweeps.fitting.optima import Optima
-from surge_sweeps.fitting.optimum import OptimumSearch, find_optima
-from surge_sweeps.fitting.plan import GroupPlan, plan_fit
+from surge_sweeps.fitting.laws.fit_laws import LawFits, fit_laws
+from surge_sweeps.fitting.observables.cells import build_cells
+from surge_sweeps.fitting.observables.plan import GroupPlan, plan_fit
+from surge_sweeps.fitting.observables.targets import Target, TargetRuns
+from surge_sweeps.fitting.optimum.bootstrap import resample
+from surge_sweeps.fitting.optimum.optima import Optima
+from surge_sweeps.fitting.optimum.search import OptimumSearch, find_optima
+from surge_sweeps.fitting.optimum.tuned import tuned_optima
 from surge_sweeps.fitting.records import optimal_lr_records, stability_edge_records
 from surge_sweeps.fitting.result import (
     DriftFit,
@@ -32,11 +35,8 @@ from surge_sweeps.fitting.result import (
     TargetFit,
 )
 from surge_sweeps.fitting.summary import target_label
-from surge_sweeps.fitting.targets import Target, TargetRuns
-from surge_sweeps.fitting.theory_tests import theory_tests
-from surge_sweeps.fitting.tradeoff import TradeoffDetails, analyse_tradeoff
-from surge_sweeps.fitting.tuned import tuned_optima
-from surge_sweeps.fitting.verdict import Verdict, decide
+from surge_sweeps.fitting.tradeoff.fit_tradeoff import TradeoffDetails, analyse_tradeoff
+from surge_sweeps.fitting.verdict.decide import Verdict, decide
 
 
 class _Fitted(NamedTuple):

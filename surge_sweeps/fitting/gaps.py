@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from surge_sweeps.fitting.cells import Cells
-from surge_sweeps.fitting.optima import Optima
+from surge_sweeps.fitting.observables.cells import Cells
+from surge_sweeps.fitting.optimum.optima import Optima
 
 _STEP = "each a factor of 2 apart"
 #: The laws need this many batch sizes with an optimum or a bound.

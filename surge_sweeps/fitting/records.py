@@ -6,10 +6,10 @@ import math
 
 import numpy as np
 
-from surge_sweeps.fitting.cells import Cells
-from surge_sweeps.fitting.observables import FloatArray
-from surge_sweeps.fitting.optima import Optima
-from surge_sweeps.fitting.optimum import OptimumSearch
+from surge_sweeps.fitting.observables.cells import Cells
+from surge_sweeps.fitting.observables.responses import FloatArray
+from surge_sweeps.fitting.optimum.optima import Optima
+from surge_sweeps.fitting.optimum.search import OptimumSearch
 from surge_sweeps.fitting.result import EdgePoint, OptimalLR
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from surge_sweeps.counting import counted
+from surge_sweeps.fitting.observables.targets import Target
 from surge_sweeps.fitting.result import GroupFit, Interval, OptimalLR, Slope, SurgeFit, TargetFit
-from surge_sweeps.fitting.targets import Target
 
 #: In place of an optimal learning rate that is not there.
 _NO_RATE = {"too_few": "too few", "diverged": "diverged", "given": "not recorded"}

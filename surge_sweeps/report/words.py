@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from surge_sweeps.fitting.curve_grid import KAPPA_MAX, KAPPA_MIN, PEAK_REACH, SCALE_REACH
-from surge_sweeps.fitting.law_class import law_rises, selected_law
+from surge_sweeps.fitting.laws.curve_grid import KAPPA_MAX, KAPPA_MIN, PEAK_REACH, SCALE_REACH
+from surge_sweeps.fitting.laws.law_class import law_rises, selected_law
 from surge_sweeps.fitting.result import (
     Interval,
     LawFit,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from surge_sweeps.fitting.optima import Optima
+from surge_sweeps.fitting.optimum.optima import Optima
 from surge_sweeps.theory import LAWS, sign_optimal_step
 
 FloatArray = NDArray[np.float64]

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
 from surge_sweeps.errors import SurgeError
-from surge_sweeps.fitting.drift import KAPLAN_EXPONENT, drift_of_b_crit, drift_of_peak
-from surge_sweeps.fitting.drift_data import DriftTarget, peak_data
-from surge_sweeps.fitting.optima import Optima
+from surge_sweeps.fitting.drift.drift_data import DriftTarget, peak_data
+from surge_sweeps.fitting.drift.joint_drift import KAPLAN_EXPONENT, drift_of_b_crit, drift_of_peak
+from surge_sweeps.fitting.optimum.optima import Optima
 from surge_sweeps.theory import mean_field_lr, steps_to_target
 
 FloatArray = NDArray[np.float64]

@@ -15,12 +15,12 @@ from scipy.optimize import least_squares
 from scipy.stats import multivariate_normal, norm
 
 from surge_sweeps.errors import NotEnoughDataError, UnknownNameError
-from surge_sweeps.fitting.law_validation import LawResiduals
-from surge_sweeps.fitting.laws import fit_laws, validation_grids
-from surge_sweeps.fitting.likelihood import Observations, fit_levels, log_likelihood, observe
-from surge_sweeps.fitting.noise import moderated_variance
-from surge_sweeps.fitting.optima import Optima
-from surge_sweeps.fitting.profile import deviance_threshold
+from surge_sweeps.fitting.laws.fit_laws import fit_laws, validation_grids
+from surge_sweeps.fitting.laws.law_validation import LawResiduals
+from surge_sweeps.fitting.laws.likelihood import Observations, fit_levels, log_likelihood, observe
+from surge_sweeps.fitting.laws.noise import moderated_variance
+from surge_sweeps.fitting.laws.profile import deviance_threshold
+from surge_sweeps.fitting.optimum.optima import Optima
 from surge_sweeps.theory import LAWS, peak_batch_size
 
 

@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 
 from surge_sweeps.curves import LossCurves, build_curves
 from surge_sweeps.errors import SurgeError, UnknownNameError
-from surge_sweeps.fitting.observables import (
+from surge_sweeps.fitting.observables.plan import measured_cells, plan_fit
+from surge_sweeps.fitting.observables.responses import (
     common_last_step,
     loss_decrease,
     running_minimum,
     steps_to_losses,
 )
-from surge_sweeps.fitting.plan import measured_cells, plan_fit
-from surge_sweeps.fitting.targets import choose_losses
+from surge_sweeps.fitting.observables.targets import choose_losses
 from surge_sweeps.simulate import Grid, Truth, join_curves, simulate_branches, simulate_training
 
 BATCH_SIZES = (4, 8, 16, 32)

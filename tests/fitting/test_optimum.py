@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from surge_sweeps.fitting.bootstrap import cell_responses, draw_responses, resample, seeds_err_alike
-from surge_sweeps.fitting.cells import Cells, build_cells
-from surge_sweeps.fitting.observables import running_minimum, steps_to_losses
-from surge_sweeps.fitting.optimum import OptimumSearch, find_optima
+from surge_sweeps.fitting.observables.cells import Cells, build_cells
+from surge_sweeps.fitting.observables.responses import running_minimum, steps_to_losses
+from surge_sweeps.fitting.optimum.bootstrap import cell_responses, draw_responses, resample, seeds_err_alike
+from surge_sweeps.fitting.optimum.search import OptimumSearch, find_optima
 from surge_sweeps.fitting.result import Protocol
 from surge_sweeps.simulate import Grid, Truth, join_curves, simulate_training
 

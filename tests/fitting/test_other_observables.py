@@ -9,9 +9,9 @@ import pytest
 from surge_sweeps.curves import LossCurves, build_curves
 from surge_sweeps.errors import SurgeError
 from surge_sweeps.fitting import fit
-from surge_sweeps.fitting.budgets import crossing_targets, final_target
-from surge_sweeps.fitting.divergence import diverged_at_finite_loss
-from surge_sweeps.fitting.plan import plan_fit
+from surge_sweeps.fitting.observables.budgets import crossing_targets, final_target
+from surge_sweeps.fitting.observables.divergence import diverged_at_finite_loss
+from surge_sweeps.fitting.observables.plan import plan_fit
 from surge_sweeps.fitting.result import TargetFit
 from surge_sweeps.simulate import Damage, Grid, LogSkew, Truth, simulate_table, simulate_training
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from surge_sweeps.fitting.optima import Optima
-from surge_sweeps.fitting.theory_tests import theory_tests
+from surge_sweeps.fitting.drift.theory_tests import theory_tests
+from surge_sweeps.fitting.optimum.optima import Optima
 from surge_sweeps.theory import mean_field_lr, steps_to_target, surge_lr
 
 FloatArray = NDArray[np.float64]

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
-from surge_sweeps.fitting.hyperbola import fit_hyperbola_draws, hyperbola_grid
-from surge_sweeps.fitting.tradeoff import analyse_tradeoff, fit_tradeoff
-from surge_sweeps.fitting.tradeoff_checks import find_u_shape
+from surge_sweeps.fitting.tradeoff.fit_tradeoff import analyse_tradeoff, fit_tradeoff
+from surge_sweeps.fitting.tradeoff.hyperbola import fit_hyperbola_draws, hyperbola_grid
+from surge_sweeps.fitting.tradeoff.tradeoff_checks import find_u_shape
 from surge_sweeps.theory import steps_to_target
 
 FloatArray = NDArray[np.float64]

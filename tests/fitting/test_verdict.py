@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 from scipy.optimize import isotonic_regression
 
-from surge_sweeps.fitting.advice import _seed_factor
-from surge_sweeps.fitting.detectable import DETECTABLE_MARGIN, minimum_detectable_kappa
-from surge_sweeps.fitting.law_class import class_weights
-from surge_sweeps.fitting.laws import fit_laws
-from surge_sweeps.fitting.likelihood import Observations
-from surge_sweeps.fitting.monotonicity import isotonic_fits, monotonicity_test, prefix_squares
-from surge_sweeps.fitting.optima import Optima
-from surge_sweeps.fitting.surge_gates import surge_candidate, weigh_surge
-from surge_sweeps.fitting.verdict import Verdict, decide
+from surge_sweeps.fitting.laws.fit_laws import fit_laws
+from surge_sweeps.fitting.laws.law_class import class_weights
+from surge_sweeps.fitting.laws.likelihood import Observations
+from surge_sweeps.fitting.optimum.optima import Optima
+from surge_sweeps.fitting.verdict.advice import _seed_factor
+from surge_sweeps.fitting.verdict.decide import Verdict, decide
+from surge_sweeps.fitting.verdict.detectable import DETECTABLE_MARGIN, minimum_detectable_kappa
+from surge_sweeps.fitting.verdict.monotonicity import isotonic_fits, monotonicity_test, prefix_squares
+from surge_sweeps.fitting.verdict.surge_gates import surge_candidate, weigh_surge
 
 
 def judge(optima: Optima, seed: int = 0, stability_edge: Mapping[float, float] | None = None) -> Verdict:

@@ -423,9 +423,7 @@ def test_the_card_of_b_crit_says_where_the_hyperbola_fits_poorly(demo: Case) -> 
 def test_parameters_at_the_limit_of_the_search_are_no_estimates(demo: Case) -> None:
     group = demo.fit.groups[0]
     stuck = [
-        LawFit(
-            name="surge_plateau", parameters={"a": 1.0, "b_s": 4e6, "kappa": 1e5}, aicc=None, weight=None
-        ),
+        LawFit(name="surge_plateau", parameters={"a": 1.0, "b_s": 4e6, "kappa": 1e5}, aicc=None, weight=None),
         LawFit(name="sgd_saturation", parameters={"eps_max": 1.0, "b_noise": 0.004}, aicc=None, weight=None),
         LawFit(name="surge", parameters={"eps_max": 1.0, "b_noise": 40.0}, aicc=None, weight=None),
     ]

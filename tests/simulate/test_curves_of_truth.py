@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from surge_sweeps.errors import SurgeError, UnknownNameError
-from surge_sweeps.fitting.observables import running_minimum, steps_to_losses
+from surge_sweeps.fitting.observables.responses import running_minimum, steps_to_losses
 from surge_sweeps.simulate import (
     Damage,
     FallingEdge,

@@ -1,0 +1,1 @@
+"""The candidate laws fitted to the optimal learning rates."""

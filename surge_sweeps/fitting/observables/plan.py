@@ -1,0 +1,219 @@
+"""What a project lets one measure: its groups, their targets, and the response of every cell.
+
+`fit` and the report's loss surface both start from this, so that group i and target j mean the same in both.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from surge_sweeps.counting import counted
+from surge_sweeps.curves import LossCurves
+from surge_sweeps.errors import SurgeError, UnknownNameError
+from surge_sweeps.fitting.observables.budgets import crossing_targets, final_target
+from surge_sweeps.fitting.observables.groups import Group, split_groups
+from surge_sweeps.fitting.observables.responses import Responses
+from surge_sweeps.fitting.observables.table_targets import table_target
+from surge_sweeps.fitting.observables.targets import Target, TargetRuns, gain_targets, reach_targets
+
+PROTOCOLS = ("reach", "gain", "final", "steps", "given")
+#: The protocols that loss curves can answer; a table with one number a run answers its own only.
+CURVE_PROTOCOLS = ("reach", "gain", "final")
+
+
+@dataclass(frozen=True, eq=False)
+class GroupPlan:
+    """One group's targets: first those that share the runs from scratch, then one part per common checkpoint."""
+
+    group: Group
+    parts: tuple[TargetRuns, ...]
+
+    def targets(self) -> list[Target]:
+        """All targets, in the order of `fit.json`."""
+        return [target for part in self.parts for target in part.targets]
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What will be measured, and what was found wrong on the way."""
+
+    groups: tuple[GroupPlan, ...]
+    problems: tuple[str, ...]
+
+
+def plan_fit(
+    curves: LossCurves,
+    *,
+    protocol: str | None = None,
+    target_losses: Sequence[float] | None = None,
+    horizon_steps: int | None = None,
+) -> Plan:
+    """Group the finished runs and choose what to measure in each group.
+
+    Args:
+        curves: the runs; those without a result are left out and counted.
+        protocol: one of `PROTOCOLS`. None takes reach, and gain from common checkpoints, where the runs allow; of a
+            table with one number a run, what it holds.
+        target_losses: the losses to reach; None chooses them from the curves.
+        horizon_steps: K of the gain, or the budget of the final loss; None takes the common last step of the branches.
+
+    Raises:
+        UnknownNameError: no such protocol.
+        SurgeError: a target loss is not finite, the horizon is not positive, or the protocol needs other data.
+    """
+    _check_options(protocol, target_losses, horizon_steps)
+    _check_observable(curves, protocol, target_losses)
+    problems = _unfinished(curves)
+    groups, notes = split_groups(curves.results())
+    problems += notes
+    plans = []
+    for group in groups:
+        parts, found = _plan_group(group.curves, protocol, target_losses, horizon_steps)
+        name = ", ".join(f"{key} {value}" for key, value in group.key.items())
+        problems += [f"{name}: {text}" if name else text for text in found]
+        plans.append(GroupPlan(group, tuple(parts)))
+    return Plan(tuple(plans), tuple(problems))
+
+
+def measured_cells(
+    curves: LossCurves,
+    *,
+    protocol: str | None = None,
+    target_losses: Sequence[float] | None = None,
+    horizon_steps: int | None = None,
+) -> pd.DataFrame:
+    """The response of every cell of every target, diverged and censored ones included.
+
+    Takes the options of `fit`, and then numbers groups and targets as `fit` does.
+
+    Returns:
+        Columns `group`, `target` (indices), `batch_size`, `lr`, `response` (median steps to the loss, NaN where half
+        of the runs or more never reached it; or mean loss decrease or final loss of the runs that have one), `runs`,
+        `censored` (runs without a response), `diverged`. A target whose learning rates are tuned has no rows.
+
+    >>> from surge_sweeps.simulate import Grid, Truth, simulate_training
+    >>> grid = Grid([4, 8, 16], [0.01, 0.02, 0.04, 0.08], 2)
+    >>> curves = simulate_training(Truth("sqrt", {"a": 0.01}), grid, np.random.default_rng(0))
+    >>> measured_cells(curves, target_losses=[1.0]).shape
+    (12, 8)
+    """
+    plan = plan_fit(curves, protocol=protocol, target_losses=target_losses, horizon_steps=horizon_steps)
+    tables = []
+    for group_index, group in enumerate(plan.groups):
+        target_index = 0
+        for part in group.parts:
+            for column, target in enumerate(part.targets):
+                if not target.tuned:
+                    table = _cell_table(part.curves.runs, part.responses, column, target)
+                    tables.append(table.assign(group=group_index, target=target_index))
+                target_index += 1
+    columns = ["group", "target", "batch_size", "lr", "response", "runs", "censored", "diverged"]
+    return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
+
+
+def _check_options(
+    protocol: str | None, target_losses: Sequence[float] | None, horizon_steps: int | None
+) -> None:
+    if protocol is not None and protocol not in PROTOCOLS:
+        raise UnknownNameError("protocol", protocol, PROTOCOLS)
+    bad = [loss for loss in target_losses or () if not math.isfinite(loss)]
+    if bad:
+        raise SurgeError(f"the target loss {bad[0]} is not a finite number.", "Give losses like 1.5 0.8 0.4.")
+    if horizon_steps is not None and horizon_steps < 1:
+        raise SurgeError(f"the horizon of {horizon_steps} steps is not positive.", "Give at least 1 step.")
+
+
+def _check_observable(
+    curves: LossCurves, protocol: str | None, target_losses: Sequence[float] | None
+) -> None:
+    if curves.observable == "loss_curve":
+        if protocol is not None and protocol not in CURVE_PROTOCOLS:
+            raise SurgeError(
+                f"the protocol {protocol} is for tables with one number a run, and these are loss curves.",
+                f"Choose one of: {', '.join(CURVE_PROTOCOLS)}.",
+            )
+        return
+    if protocol not in (None, curves.observable):
+        raise SurgeError(
+            f"the table holds {curves.observable} alone, which cannot answer the protocol {protocol}.",
+            "Loss curves can: give the table's --step-column, or leave --protocol out.",
+        )
+    if target_losses is not None:
+        raise SurgeError(
+            "target losses need loss curves, and the table has one number a run.",
+            "Leave --target-losses out.",
+        )
+
+
+def _unfinished(curves: LossCurves) -> list[str]:
+    left_out = curves.runs["status"].value_counts()
+    return [
+        f"{counted(count, 'run')} left out: {status}"
+        + (", launch the sweep again to finish them" if status != "running" else "")
+        for status, count in left_out.sort_index().items()
+        if status not in ("finished", "diverged", "capped")
+    ]
+
+
+def _plan_group(
+    curves: LossCurves,
+    protocol: str | None,
+    target_losses: Sequence[float] | None,
+    horizon_steps: int | None,
+) -> tuple[list[TargetRuns], list[str]]:
+    if curves.observable != "loss_curve":
+        table, found = table_target(curves, horizon_steps)
+        return ([table] if table else []), found
+    runs = curves.runs
+    branched = (
+        runs["start_checkpoint"].notna()
+        if "start_checkpoint" in runs
+        else pd.Series(False, index=runs.index, dtype=bool)
+    )
+    parts: list[TargetRuns] = []
+    problems: list[str] = []
+    if protocol in (None, "reach") and (~branched).any():
+        reach, found = reach_targets(curves.select(~branched), target_losses)
+        parts += [reach] if reach else []
+        problems += found
+    if protocol in (None, "gain") and branched.any():
+        gains, found = gain_targets(curves.select(branched), horizon_steps)
+        parts += gains
+        problems += found
+    if protocol == "gain" and not branched.all():
+        crossing, found = crossing_targets(curves.select(~branched), horizon_steps, target_losses)
+        parts += [crossing] if crossing else []
+        problems += found
+    if protocol == "final" and not branched.all():
+        final, found = final_target(curves.select(~branched), horizon_steps)
+        parts += [final] if final else []
+        problems += found
+    if protocol in ("reach", "final") and branched.all():
+        problems.append(f"no runs from scratch, so no {protocol}: launch a sweep without a start checkpoint")
+    return parts, problems
+
+
+def _cell_table(runs: pd.DataFrame, responses: Responses, column: int, target: Target) -> pd.DataFrame:
+    table = pd.DataFrame(
+        {
+            "batch_size": runs["batch_size"],
+            "lr": runs["lr"],
+            "value": responses.values[:, column],
+            "censored": responses.censored[:, column],
+            "diverged": runs["status"] == "diverged",
+        }
+    )
+    if target.protocol in ("reach", "steps"):
+        table["value"] = table["value"].fillna(np.inf)
+    cells = table.groupby(["batch_size", "lr"])
+    counts = cells.agg(runs=("censored", "size"), censored=("censored", "sum"), diverged=("diverged", "sum"))
+    if target.protocol in ("gain", "final"):
+        return counts.assign(response=cells["value"].mean()).reset_index()
+    with np.errstate(invalid="ignore"):
+        median = np.exp(cells["value"].median())
+    return counts.assign(response=median.where(np.isfinite(median))).reset_index()

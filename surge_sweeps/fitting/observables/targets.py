@@ -1,0 +1,245 @@
+"""Which observables the loss curves of a group can answer: losses to reach, and gains from common checkpoints.
+
+A loss to reach is useful when every batch size gets there at several learning rates, and not within the first few
+steps, where a step count is too coarse to tell learning rates apart.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from surge_sweeps.counting import counted
+from surge_sweeps.curves import LossCurves
+from surge_sweeps.fitting.observables.responses import (
+    BoolArray,
+    FloatArray,
+    Responses,
+    RunningMinimum,
+    common_last_step,
+    loss_decrease,
+    running_minimum,
+    steps_to_losses,
+)
+from surge_sweeps.fitting.result import Protocol, Start
+
+MAX_LOSS_TARGETS = 4
+#: Loss targets closer than this ratio say nearly the same.
+MIN_LOSS_RATIO = 1.25
+#: A loss is a target only if no batch size gets there in fewer steps than this.
+MIN_STEPS = 8
+#: A target needs this many learning rates that reach it, at this many batch sizes.
+MIN_LEARNING_RATES = 3
+MIN_BATCH_SIZES = 3
+
+
+@dataclass(frozen=True)
+class Target:
+    """One observable.
+
+    Attributes:
+        protocol: `reach`, steps to `loss`; `gain`, the loss decrease over `horizon_steps` steps; `final`, the loss at
+            the end of a fixed budget; `steps`, steps to a goal; `given`, nothing but tuned learning rates.
+        loss: the loss to reach, or the loss from which a gain counts; None where the runs do not record it.
+        horizon_steps: K of a gain, or the budget of a final loss; None where there is none or it is not known.
+        start: where the runs, or the steps that are counted, start; None where it is not known.
+        checkpoint: what `start_checkpoint` holds; None for runs from scratch.
+        tuned: whether every batch size has its learning rate already, so that there is no optimum to look for.
+    """
+
+    protocol: Protocol
+    loss: float | None
+    horizon_steps: int | None = None
+    start: Start | None = "scratch"
+    checkpoint: str | None = None
+    tuned: bool = False
+
+    def label(self) -> str:
+        """The target in words.
+
+        >>> Target("reach", 0.3).label(), Target("gain", 1.84, 10, "checkpoint", "c0").label()
+        ('steps to loss 0.3', 'loss decrease over 10 steps from loss 1.84')
+        """
+        if self.protocol == "reach":
+            return f"steps to loss {self.loss:g}"
+        if self.protocol == "steps":
+            return "steps to the goal"
+        if self.protocol == "given":
+            return "tuned learning rates"
+        over = f" over {counted(self.horizon_steps, 'step')}" if self.horizon_steps is not None else ""
+        if self.protocol == "final":
+            return f"final loss{over.replace('over', 'after')}"
+        start = f" from loss {self.loss:.3g}" if self.loss is not None else ""
+        return f"loss decrease{over}{start}"
+
+
+@dataclass(frozen=True, eq=False)
+class TargetRuns:
+    """Targets that share their runs, and what each run says about each of them."""
+
+    targets: tuple[Target, ...]
+    curves: LossCurves
+    responses: Responses
+
+
+def reach_targets(
+    curves: LossCurves, losses: Sequence[float] | None = None
+) -> tuple[TargetRuns | None, list[str]]:
+    """The losses to reach of runs from scratch, highest first, and what was found wrong.
+
+    Args:
+        curves: runs of one group, from scratch.
+        losses: take these instead of choosing.
+
+    Returns:
+        None when no loss can be a target; the texts say why and what to run.
+    """
+    chosen, problems = usable_losses(curves, losses)
+    if not chosen:
+        return None, problems
+    targets = tuple(Target("reach", float(loss)) for loss in chosen)
+    return TargetRuns(targets, curves, steps_to_losses(running_minimum(curves), chosen)), problems
+
+
+def usable_losses(curves: LossCurves, losses: Sequence[float] | None) -> tuple[list[float], list[str]]:
+    """The losses to reach, chosen where None are given, highest first; and why some or all cannot be targets."""
+    lowest = running_minimum(curves)
+    problems: list[str] = []
+    chosen = list(choose_losses(curves, lowest)) if losses is None else sorted(losses, reverse=True)
+    if not chosen:
+        problems.append(_why_no_loss(lowest))
+        return [], problems
+    first = (
+        float(np.nanmedian(lowest.first_losses())) if np.isfinite(lowest.first_losses()).any() else math.nan
+    )
+    for loss in [loss for loss in chosen if loss >= first]:
+        problems.append(
+            f"the loss target {loss:g} is not below the loss at the start ({first:.3g}): left out"
+        )
+        chosen.remove(loss)
+    return chosen, problems
+
+
+def _why_no_loss(lowest: RunningMinimum) -> str:
+    last = lowest.last_losses()
+    if (last <= 0).any():
+        return (
+            f"losses fall to {np.nanmin(last):.3g}, and losses to reach are only chosen among positive ones: give"
+            " some with --target-losses"
+        )
+    return (
+        f"no loss is reached by {MIN_BATCH_SIZES} batch sizes at {MIN_LEARNING_RATES} learning rates each"
+        f" after at least {MIN_STEPS} steps: train longer, or add batch sizes and learning rates that learn"
+    )
+
+
+def gain_targets(curves: LossCurves, horizon_steps: int | None = None) -> tuple[list[TargetRuns], list[str]]:
+    """One target per common checkpoint, highest loss first, and what was found wrong.
+
+    Args:
+        curves: runs of one group with `start_checkpoint` and `start_loss`.
+        horizon_steps: K; by default the last step that most runs of the checkpoint share.
+    """
+    found: list[TargetRuns] = []
+    problems: list[str] = []
+    for checkpoint in sorted(curves.runs["start_checkpoint"].astype(str).unique()):
+        runs = curves.select(curves.runs["start_checkpoint"].astype(str) == checkpoint)
+        steps = horizon_steps if horizon_steps is not None else common_last_step(runs)
+        start_known = _start_known(runs)
+        if steps is None or not start_known.any():
+            why = "the runs do not record their start loss (`start_loss`)" if steps else "every run diverged"
+            problems.append(f"no gain can be measured from checkpoint {checkpoint!r}: {why}")
+            continue
+        responses = loss_decrease(runs, steps)
+        trained = (runs.runs["status"] != "diverged").to_numpy()
+        unfinished = responses.censored[:, 0] & start_known & trained
+        where = f"from checkpoint {checkpoint!r} without"
+        for missing, what in (
+            (~start_known, "a start loss (`start_loss`)"),
+            (unfinished, f"a loss at step {steps}"),
+        ):
+            if missing.any():
+                problems.append(f"{counted(int(missing.sum()), 'run')} {where} {what}: left out")
+        runs, responses = _without(runs, responses, unfinished | (~start_known & trained))
+        if runs.runs.empty:
+            continue
+        loss = runs.runs["start_loss"].astype(float).median()
+        target = Target("gain", float(loss) if pd.notna(loss) else None, steps, "checkpoint", checkpoint)
+        found.append(TargetRuns((target,), runs, responses))
+    return sorted(found, key=lambda item: -(item.targets[0].loss or math.inf)), problems
+
+
+def _start_known(runs: LossCurves) -> BoolArray:
+    if "start_loss" not in runs.runs:
+        return np.zeros(len(runs.runs), dtype=bool)
+    return np.asarray(np.isfinite(runs.runs["start_loss"].to_numpy(float, na_value=np.nan)))
+
+
+def _without(runs: LossCurves, responses: Responses, drop: BoolArray) -> tuple[LossCurves, Responses]:
+    kept = runs.select(pd.Series(~drop, index=runs.runs.index))
+    return kept, Responses(responses.values[~drop], responses.censored[~drop])
+
+
+def choose_losses(curves: LossCurves, lowest: RunningMinimum) -> tuple[float, ...]:
+    """Up to `MAX_LOSS_TARGETS` losses, spaced geometrically, highest first, two significant digits.
+
+    From below the loss that some batch size has after `MIN_STEPS` steps at its best learning rate, down to the
+    lowest loss that every batch size reaches in half of the runs of `MIN_LEARNING_RATES` learning rates. Batch sizes
+    that learn too little for that are left out, the worst first, as long as `MIN_BATCH_SIZES` remain.
+
+    Returns:
+        Empty when fewer than `MIN_BATCH_SIZES` batch sizes reach any such loss.
+    """
+    runs = curves.runs
+    first = lowest.first_losses()
+    if not np.isfinite(first).any():
+        return ()
+    floors = _per_batch_size(runs, lowest.last_losses(), MIN_LEARNING_RATES)
+    early = _per_batch_size(runs, lowest.losses_at(MIN_STEPS), 1)
+    top = 0.95 * float(np.median(first[np.isfinite(first)]))
+    floors = floors[np.isfinite(floors)].sort_values()
+    while len(floors) >= MIN_BATCH_SIZES:
+        ceiling = min(top, float(early[floors.index].min(skipna=True)))
+        low, high = _two_digits(float(floors.iloc[-1]), up=True), _two_digits(ceiling, up=False)
+        if 0 < low <= high:
+            return _between(low, high)
+        floors = floors.iloc[:-1]
+    return ()
+
+
+def _per_batch_size(runs: pd.DataFrame, losses: FloatArray, rank: int) -> pd.Series[float]:
+    """Per batch size the `rank`-th lowest, over learning rates, of the loss that half of the runs reach."""
+    table = pd.DataFrame(
+        {
+            "batch_size": runs["batch_size"],
+            "lr": runs["lr"],
+            "loss": np.where(np.isfinite(losses), losses, np.inf),
+        }
+    )
+    cells = table.groupby(["batch_size", "lr"])["loss"].quantile(0.5, interpolation="higher")
+    by_batch = cells.groupby(level="batch_size")
+    return by_batch.apply(
+        lambda cell: float(np.sort(cell.to_numpy())[rank - 1]) if len(cell) >= rank else np.inf
+    )
+
+
+def _between(low: float, high: float) -> tuple[float, ...]:
+    count = min(MAX_LOSS_TARGETS, 1 + int(math.log(high / low) / math.log(MIN_LOSS_RATIO)))
+    if count == 1:
+        return (low,)
+    losses = np.geomspace(high, low, count)
+    return tuple(dict.fromkeys(float(f"{loss:.2g}") for loss in losses))
+
+
+def _two_digits(loss: float, *, up: bool) -> float:
+    """Round a positive loss up or down to two significant digits; anything else stays."""
+    if not (0 < loss < math.inf):
+        return loss
+    digits = 1 - math.floor(math.log10(loss))
+    scaled = loss * 10.0**digits
+    whole = math.ceil(scaled - 1e-9) if up else math.floor(scaled + 1e-9)
+    return float(f"{whole / 10.0**digits:.2g}")

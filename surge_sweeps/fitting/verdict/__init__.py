@@ -1,0 +1,1 @@
+"""What the laws and the optima say together: the verdict, its reasons, and which runs would decide."""
