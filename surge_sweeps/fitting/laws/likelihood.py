@@ -24,7 +24,7 @@ from surge_sweeps.fitting.optimum.optima import Optima
 FloatArray = NDArray[np.float64]
 
 #: Smallest standard deviation of a log LR: seeds alone can agree by chance, and then the fit would hang on them.
-SD_FLOOR = 0.01
+SD_FLOOR = 0.005
 
 #: Extra scatters (standard deviations of log LR) that are tried: none, then from 0.01 to 3 in equal ratios.
 SCATTER_SDS: FloatArray = np.concatenate([[0.0], np.geomspace(0.01, 3.0, 30)])

@@ -16,6 +16,8 @@ FloatArray = NDArray[np.float64]
 #: How far, in log, a variance below the trend over the batch sizes is moved up to it, and one above it down.
 RAISED, LOWERED = 0.8, 0.5
 
+#: Variances within this, in log, of the trend are near it: a factor 4, as of 4 degrees of freedom.
+_NEAR = 1.4
 _CLIP = 2.5
 _MIN_FOR_LEVEL, _MIN_FOR_TREND = 3, 6
 
@@ -25,7 +27,7 @@ def moderated_variance(variance: FloatArray, batch_sizes: FloatArray) -> FloatAr
 
     Fewer than six have their median as the trend, fewer than three are left alone. Small ones are moved more than
     large ones: a large spread may be real (few learning rates at one batch size), and to weigh such an optimum too
-    little costs less than to weigh one too much. The mean variance never falls.
+    little costs less than to weigh one too much. The mean of those near the trend never falls.
 
     >>> moderated_variance(np.array([1.0, 1.0, 0.01, 1.0]), np.array([4.0, 8.0, 16.0, 32.0])).round(3)
     array([1.   , 1.   , 0.398, 1.   ])
@@ -38,7 +40,10 @@ def moderated_variance(variance: FloatArray, batch_sizes: FloatArray) -> FloatAr
         trend = np.polyval(np.polyfit(np.log(batch_sizes), logs, 1), np.log(batch_sizes))
     gap = logs - trend
     moved = np.exp(trend + gap * np.where(gap < 0, 1 - RAISED, 1 - LOWERED))
-    return np.asarray(moved * max(1.0, float(variance.mean() / moved.mean())))
+    # A few wide ones (a cell that failed beside the optimum) say nothing about the noise of the others.
+    near = np.abs(gap) < _NEAR
+    kept = float(variance[near].mean() / moved[near].mean()) if near.any() else 1.0
+    return np.asarray(moved * max(1.0, kept))
 
 
 def draw_correlation(draws: FloatArray) -> FloatArray:

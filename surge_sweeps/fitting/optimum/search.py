@@ -108,16 +108,15 @@ def find_optima(cells: Cells, protocol: Protocol, resampling: Resampling) -> Opt
     validation = candidate_weights(basins, resampling.batch_weights, replicated)
     single_sd = np.where(np.isfinite(run_sd), run_sd, residual_sd(basins, validation))
     drawn = scale.deficit(draw_responses(cells, protocol, resampling, single_sd * scale.unit))
+    weighed = zip(candidates(basins.scale), validation, strict=True)
+    values = [candidate_minima(basins, candidate) for candidate, weight in weighed if weight > 0]
+    value = combine_minima(values, validation[validation > 0])
     minima = draw_minima(
         Basins(basins.x, weights, drawn, basins.scale),
         validation,
+        values,
         resampling.choices,
         resampling.places,
-    )
-    weighed = zip(candidates(basins.scale), validation, strict=True)
-    value = combine_minima(
-        [candidate_minima(basins, candidate) for candidate, weight in weighed if weight > 0],
-        validation[validation > 0],
     )
     minima = _widen(minima, value, _widening(cells, basins, validation, resampling))
     optima = _optima(cells, protocol, scale, value, minima, resampling)

@@ -39,6 +39,9 @@ _PRICE = 1.5
 _DEFICIT_FLOOR = 0.003
 #: Estimators of less weight than this share of the largest are left out.
 _LEAST_WEIGHT = 0.01
+#: Of the spread between candidates, the share that the runs' scatter makes where all of them hold (simulated basins of
+#: seven skews); where none holds, as at a kink, the spread is several times what is needed and the share does no harm.
+_SCATTER_SHARE = 0.2
 #: The misfit of all is taken from windows with this share of the most degrees of freedom.
 _ENOUGH_FREEDOM = 0.25
 
@@ -130,7 +133,7 @@ def candidate_minima(basins: Basins, candidate: Candidate, places: FloatArray | 
     return Minima(np.where(short, plain.x, found.x), np.where(short, plain.deficit, found.deficit))
 
 
-def combine_minima(minima: list[Minima], weights: FloatArray) -> Minima:
+def combine_minima(minima: Sequence[Minima], weights: FloatArray) -> Minima:
     """Weighted mean over candidates; beyond the grid where candidates of half the weight or more say so."""
     x = np.stack([found.x[:, 0] for found in minima])
     deficit = np.stack([found.deficit[:, 0] for found in minima])
@@ -146,24 +149,40 @@ def combine_minima(minima: list[Minima], weights: FloatArray) -> Minima:
     return Minima(result, np.where(inside > 0.5, mean_deficit, np.nan))
 
 
-def draw_minima(basins: Basins, weights: FloatArray, choices: FloatArray, places: FloatArray) -> Minima:
+def draw_minima(
+    basins: Basins, weights: FloatArray, values: Sequence[Minima], choices: FloatArray, places: FloatArray
+) -> Minima:
     """One candidate a draw, picked by weight.
+
+    Candidates differ by their shape and by what the runs' scatter does to each; the latter is in every candidate's own
+    draws already, so the draws of a candidate are moved towards the weighted mean by part of its distance.
 
     Args:
         basins: with the deficits of every draw.
         weights: of the candidates.
+        values: minima, without resampling, of those with weight, in order.
         choices: (n_draws,) uniform on [0, 1), picks the candidate.
         places: (n_batch, n_draws) uniform on [0, 1), as in `basin.find_minima`.
     """
     picked = np.searchsorted(np.cumsum(weights), choices, side="right").clip(max=weights.size - 1)
     x = np.full(basins.deficit.shape[:2], np.nan)
     deficit = np.full_like(x, np.nan)
-    for index, candidate in enumerate(candidates(basins.scale)):
+    known = np.flatnonzero(weights > 0)
+    mean = combine_minima(values, weights[known])
+    for index, value in zip(known, values, strict=True):
         draws = np.nonzero(picked == index)[0]
         if draws.size:
-            found = candidate_minima(basins.take(draws), candidate, places[:, draws])
-            x[:, draws], deficit[:, draws] = found.x, found.deficit
+            found = candidate_minima(basins.take(draws), candidates(basins.scale)[index], places[:, draws])
+            x[:, draws] = found.x - _shared(value.x, mean.x)
+            deficit[:, draws] = found.deficit - _shared(value.deficit, mean.deficit)
     return Minima(x, deficit)
+
+
+def _shared(value: FloatArray, mean: FloatArray) -> FloatArray:
+    """(n_batch, 1) the part of a candidate's distance from the mean that is the runs' scatter."""
+    both = np.isfinite(value[:, 0]) & np.isfinite(mean)
+    with np.errstate(invalid="ignore"):
+        return np.where(both, _SCATTER_SHARE * (value[:, 0] - mean), 0.0)[:, None]
 
 
 def misfit(basins: Basins, candidate: Candidate) -> tuple[float, int]:
