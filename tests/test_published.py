@@ -32,7 +32,7 @@ def step_law(group: int) -> TargetFit:
 
 
 def test_language_models_of_one_run_a_cell_are_no_confident_surge() -> None:
-    at_20b, at_4b = step_law(0), step_law(1)
+    at_4b, at_20b = step_law(0), step_law(1)
     assert at_20b.verdict != "surge"
     assert at_4b.verdict != "surge"
     lr = {one.batch_size: one.lr for one in at_20b.optimal_lr}

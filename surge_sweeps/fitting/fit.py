@@ -5,7 +5,6 @@ Never an exception for thin data: what cannot be fitted is missing from the resu
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -18,7 +17,7 @@ from surge_sweeps.fitting.drift.joint_drift import drift_of_b_crit, drift_of_pea
 from surge_sweeps.fitting.drift.theory_tests import theory_tests
 from surge_sweeps.fitting.gaps import group_gaps, target_gaps
 from surge_sweeps.fitting.laws.fit_laws import LawFits, fit_laws
-from surge_sweeps.fitting.observables.cells import build_cells
+from surge_sweeps.fitting.observables.cells import Cells, build_cells
 from surge_sweeps.fitting.observables.plan import GroupPlan, plan_fit
 from surge_sweeps.fitting.observables.targets import Target, TargetRuns
 from surge_sweeps.fitting.optimum.bootstrap import resample
@@ -28,7 +27,6 @@ from surge_sweeps.fitting.optimum.tuned import tuned_optima
 from surge_sweeps.fitting.records import optimal_lr_records, stability_edge_records
 from surge_sweeps.fitting.result import (
     DriftFit,
-    EdgePoint,
     GroupFit,
     ProblemRecord,
     SurgeFit,
@@ -138,7 +136,7 @@ def _fit_part(part: TargetRuns, n_draws: int, rng: np.random.Generator) -> tuple
         cells = build_cells(part.curves.runs, part.responses, column)
         resampling = resampling or resample(cells, n_draws, rng)
         search = find_optima(cells, target.protocol, resampling)
-        one = _fit_target(target, search, stability_edge_records(cells), part.curves, rng)
+        one = _fit_target(target, search, cells, part.curves, rng)
         fitted.append(one)
         gaps += [f"{target.label()}: {text}" for text in target_gaps(cells, search.optima)]
         gaps += _warnings(one)
@@ -151,7 +149,7 @@ def _fit_tuned(part: TargetRuns, n_draws: int, rng: np.random.Generator) -> tupl
     for target in part.targets:
         optima = tuned_optima(part.curves, part.responses, target.protocol, n_draws, rng)
         search = OptimumSearch(optima, tuple((None, None) for _ in optima.batch_sizes), np.empty(0))
-        one = _fit_target(target, search, [], part.curves, rng)
+        one = _fit_target(target, search, None, part.curves, rng)
         fitted.append(one if optima.known().any() else one._replace(record=_without_rates(one.record)))
     return fitted, [text for one in fitted for text in _warnings(one)]
 
@@ -177,14 +175,13 @@ def _warnings(one: _Fitted) -> list[str]:
 def _fit_target(
     target: Target,
     search: OptimumSearch,
-    edges: list[EdgePoint],
+    cells: Cells | None,
     curves: LossCurves,
     rng: np.random.Generator,
 ) -> _Fitted:
     optima = search.optima
     law_fits = fit_laws(optima)
-    log_edges = {float(edge.batch_size): math.log(edge.lr) for edge in edges}
-    verdict = decide(optima, law_fits, rng, stability_edge=log_edges)
+    verdict = decide(optima, law_fits, rng, stability_edge=cells.stability_limits() if cells else {})
     tradeoff = None
     if target.protocol in ("reach", "steps"):
         tradeoff = analyse_tradeoff(
@@ -196,7 +193,7 @@ def _fit_target(
         horizon_steps=target.horizon_steps,
         start=target.start,
         optimal_lr=optimal_lr_records(search),
-        stability_edge=edges,
+        stability_edge=stability_edge_records(cells) if cells else [],
         tradeoff=tradeoff.fit if tradeoff else None,
         laws=list(law_fits.fits),
         verdict=verdict.name,

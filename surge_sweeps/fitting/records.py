@@ -23,6 +23,10 @@ def optimal_lr_records(search: OptimumSearch) -> list[OptimalLR]:
     records = []
     for index, (batch_size, status) in enumerate(zip(optima.batch_sizes, optima.status, strict=True)):
         low, high = _log_interval(optima, index)
+        if status == "edge_high":
+            low = float(optima.log_lr[index]) - optima.edge_slack
+        elif status == "edge_low":
+            high = float(optima.log_lr[index]) + optima.edge_slack
         records.append(
             OptimalLR(
                 batch_size=int(batch_size),

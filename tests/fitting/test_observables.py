@@ -275,3 +275,84 @@ def test_bad_options_are_refused_with_the_valid_ones() -> None:
         plan_fit(training(), target_losses=[float("nan")])
     with pytest.raises(SurgeError, match="not positive"):
         plan_fit(training(), horizon_steps=0)
+    with pytest.raises(SurgeError, match="not several numbers"):
+        plan_fit(training(), target_losses=0.5)  # type: ignore[arg-type]
+    with pytest.raises(SurgeError, match="not a whole number"):
+        plan_fit(training(), horizon_steps=2.5)  # type: ignore[arg-type]
+
+
+def test_repeated_target_losses_are_one_target() -> None:
+    targets = plan_fit(training(), target_losses=[1.0, 0.5, 1.0]).groups[0].targets()
+    assert [target.loss for target in targets] == [1.0, 0.5]
+
+
+def test_a_horizon_that_nothing_uses_is_said() -> None:
+    assert "not used by any target" in " ".join(plan_fit(training(), horizon_steps=10).problems)
+    assert "not used" not in " ".join(plan_fit(branches(), horizon_steps=10).problems)
+
+
+def test_groups_stand_in_the_order_of_their_numbers() -> None:
+    curves = training()
+    runs = pd.concat(
+        [curves.runs.assign(run=curves.runs["run"] + f"-{width}", width=width) for width in (128, 16, 8)]
+    )
+    groups = plan_fit(build_curves(runs, curves.points)).groups
+    assert [group.group.key["width"] for group in groups] == [8, 16, 128]
+
+
+def coarse(every: int, *, from_zero: bool, steps: int = 1000) -> LossCurves:
+    """Curves logged every so many steps, whose true steps to half the loss are 20 (1 + 128 / B) at the optimum."""
+    rows, points = [], []
+    for batch_size in (8, 32, 128, 512):
+        for lr in np.geomspace(0.01, 0.4, 8):
+            ratio = lr / (0.01 * np.sqrt(batch_size))
+            name = f"{batch_size}-{lr:.3g}"
+            rows.append((name, batch_size, lr, 0, "finished"))
+            halving = 20 * (1 + 128 / batch_size) * np.exp(2 * (ratio - 1 - np.log(ratio)))
+            at = np.arange(0 if from_zero else every, steps + 1, every)
+            points.append(pd.DataFrame({"run": name, "step": at, "loss": 2.3 / (1 + at / halving)}))
+    runs = pd.DataFrame(rows, columns=["run", "batch_size", "lr", "seed", "status"])
+    return build_curves(runs, pd.concat(points), loss_name="eval/loss")
+
+
+def test_a_run_already_there_at_its_first_logged_step_is_the_fastest_not_the_slowest() -> None:
+    responses = steps_to_losses(running_minimum(curves_of([(50, 1.0), (100, 0.5)])), [2.0])
+    assert not responses.censored.any()
+    assert np.exp(responses.values[0, 0]) == pytest.approx(50)
+
+
+@pytest.mark.parametrize("from_zero", [True, False])
+@pytest.mark.parametrize("every", [25, 50])
+def test_no_loss_is_chosen_that_is_reached_before_the_third_logged_point(every: int, from_zero: bool) -> None:
+    cells = measured_cells(coarse(every, from_zero=from_zero))
+    assert len(cells)
+    assert cells["response"].min() >= 3 * every - 1e-6
+
+
+@pytest.mark.parametrize("from_zero", [True, False])
+def test_target_losses_that_the_logging_does_not_resolve_are_said_or_left_out(from_zero: bool) -> None:
+    plan = plan_fit(coarse(50, from_zero=from_zero), target_losses=[1.5, 0.5, 0.2])
+    assert [target.loss for target in plan.groups[0].targets()] == [0.5, 0.2]
+    left_out, coarse_steps = plan.problems
+    assert "that reach loss 1.5 do so before their first logged point" in left_out
+    assert "runs reach loss 0.5 before their third logged point: their steps are interpolated" in coarse_steps
+
+
+def test_the_loss_at_the_start_is_only_named_where_it_was_logged() -> None:
+    late = " ".join(plan_fit(coarse(50, from_zero=False), target_losses=[2.5]).problems)
+    assert "not below the loss at the first logged step" in late
+    early = " ".join(plan_fit(coarse(50, from_zero=True), target_losses=[2.5]).problems)
+    assert "not below the loss at the start (2.3)" in early
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("scale", [1e-308, 1e-150, 1e55])
+def test_losses_of_any_size_are_measured_without_a_warning(scale: float) -> None:
+    curves = training()
+    plan = plan_fit(build_curves(curves.runs, curves.points.assign(loss=curves.points["loss"] * scale)))
+    assert plan.groups[0].parts
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_loss_that_falls_to_nearly_nothing_is_measured_without_a_warning() -> None:
+    assert np.isfinite(steps_to(curves_of([(1, 1e50), (10, 1e-308)]), 1e-300)).all()

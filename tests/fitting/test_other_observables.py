@@ -13,7 +13,15 @@ from surge_sweeps.fitting.observables.budgets import crossing_targets, final_tar
 from surge_sweeps.fitting.observables.divergence import diverged_at_finite_loss
 from surge_sweeps.fitting.observables.plan import plan_fit
 from surge_sweeps.fitting.result import TargetFit
-from surge_sweeps.simulate import Damage, Grid, LogSkew, Truth, simulate_table, simulate_training
+from surge_sweeps.simulate import (
+    Damage,
+    Grid,
+    LogSkew,
+    Truth,
+    simulate_branches,
+    simulate_table,
+    simulate_training,
+)
 
 BATCH_SIZES = [8, 16, 32, 64, 128, 256]
 GRID = Grid(BATCH_SIZES, np.geomspace(0.004, 0.4, 14).tolist(), 4)
@@ -100,7 +108,75 @@ def test_runs_of_another_budget_are_left_out_of_the_final_loss_and_counted() -> 
     target, problems = final_target(build_curves(runs, points))
     assert target.curves.runs["run"].tolist() == list("abcd")
     assert target.responses.values[:, 0].tolist() == pytest.approx([2.2, 2.2, 2.6, 2.8])
-    assert problems == ["1 run ended at another budget than most: left out of the final loss"]
+    assert problems == ["1 run ended at another budget than most: left out of the final loss (e)"]
+
+
+def ended_at(ends: dict[str, tuple[int, int, float]]) -> LossCurves:
+    """Runs by name: batch size, last step, and the loss there, falling from 3 in a straight line."""
+    runs = pd.DataFrame({
+        "run": list(ends), "lr": 0.1, "batch_size": [end[0] for end in ends.values()], "seed": 0,
+        "status": "finished",
+    })  # fmt: skip
+    points = pd.DataFrame(
+        [(run, at, loss) for run, (_, last, low) in ends.items() for at, loss in ((0, 3.0), (last, low))],
+        columns=["run", "step", "loss"],
+    )
+    return build_curves(runs, points)
+
+
+def test_the_best_runs_that_stopped_early_stay_in_the_final_loss() -> None:
+    slow = {"a": (8, 80, 2.0), "b": (8, 80, 1.0), "c": (16, 40, 1.0), "d": (32, 20, 2.0)}
+    best, poor = {"e": (8, 40, 0.5)}, {f"x{i}": (8, 10 + i, 2.9) for i in range(7)}
+    target, problems = final_target(ended_at(slow | best))
+    assert target.curves.runs["run"].tolist() == list("abcde")
+    assert target.responses.values[:, 0].tolist() == pytest.approx([2.5, 2.0, 2.0, 2.5, 0.5])
+    assert problems == [
+        "1 run stopped early at a low loss, so the final loss is taken after 320 examples, which all runs have"
+    ]
+    target, problems = final_target(ended_at(slow | best | poor))
+    assert target.curves.runs["run"].tolist() == list("abcde")
+    assert problems[1] == (
+        "7 runs have no loss after 320 examples: left out of the final loss (x0, x1, x2, x3, x4 and 2 more)"
+    )
+
+
+def test_a_horizon_that_leaves_out_the_best_runs_is_said() -> None:
+    _, problems = final_target(ended_at({"a": (8, 80, 2.0), "b": (8, 80, 1.0), "c": (8, 40, 0.5)}), 80)
+    assert "1 run stopped before step 80 at a low loss" in problems[0]
+    assert "1 run ended before step 80: left out of the final loss (c)" in problems[1]
+
+
+def test_a_tuned_row_without_steps_is_said_to_have_missed_the_goal() -> None:
+    runs = pd.DataFrame({"lr": 0.1, "batch_size": [8, 16, 32], "response": [90.0, 50.0, np.nan], "seed": 0})
+    nothing = pd.DataFrame({"run": pd.Series(dtype=str), "step": [], "loss": []})
+    runs = runs.assign(run=["a", "b", "c"], status="finished")
+    problems = plan_fit(build_curves(runs, nothing, observable="steps")).problems
+    assert problems == ("1 row says only that the goal was not reached, and is not used",)
+
+
+def test_unfinished_rows_of_a_table_are_not_asked_to_be_launched_again() -> None:
+    table = simulate_table(TRUTH, GRID, np.random.default_rng(0))
+    runs = table.runs.copy()
+    runs.loc[:1, "status"] = "crashed"
+    problems = plan_fit(build_curves(runs, table.points, observable=table.observable)).problems
+    assert problems[0] == "2 rows left out: crashed"
+
+
+def test_the_hint_for_a_wrong_protocol_names_none_that_fails_too() -> None:
+    table = simulate_table(TRUTH, GRID, np.random.default_rng(0))
+    with pytest.raises(SurgeError) as refused:
+        plan_fit(table, protocol="given")
+    assert refused.value.hint == "Leave --protocol out."
+    truth = Truth("surge", {"eps_max": 0.1, "b_noise": 16.0})
+    branches = simulate_branches(
+        truth, Grid([8, 16, 32], [0.02, 0.05], 1), np.random.default_rng(0), start_losses=[1.0]
+    )
+    with pytest.raises(SurgeError) as refused:
+        plan_fit(branches, protocol="steps")
+    assert refused.value.hint == "Leave --protocol out, or choose gain."
+    with pytest.raises(SurgeError) as refused:
+        plan_fit(simulate_training(TRUTH, GRID, np.random.default_rng(0)), protocol="given")
+    assert "gain with --horizon-steps" in refused.value.hint
 
 
 def test_the_gain_after_a_crossing_counts_from_the_loss_itself() -> None:

@@ -138,6 +138,7 @@ def observe(optima: Optima) -> Observations:
     for index, status in enumerate(optima.status):
         if status in ("edge_high", "edge_low"):
             side[index], sd[index], keep[index] = (1 if status == "edge_high" else -1), np.nan, True
+            log_lr[index] -= side[index] * optima.edge_slack
         elif status in ("ok", "given"):
             keep[index] = True
             if not np.isfinite(sd[index]):

@@ -62,6 +62,15 @@ class Cells:
                 edges.append((int(batch_size), float(np.exp(self.log_lr[index][trains[index]].max()))))
         return edges
 
+    def stability_limits(self) -> dict[float, float]:
+        """Batch size -> log of the stability edge, where a larger learning rate was tried and diverged."""
+        limits = {}
+        for batch_size, edge in self.stability_edge():
+            tried = self.log_lr[self.batch_sizes == batch_size]
+            if np.nanmax(tried) > np.log(edge) + 1e-9:
+                limits[float(batch_size)] = float(np.log(edge))
+        return limits
+
 
 def build_cells(runs: pd.DataFrame, responses: Responses, column: int) -> Cells:
     """Lay out one column of responses.

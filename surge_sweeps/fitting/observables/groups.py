@@ -6,6 +6,7 @@ that stands for the batch size, the learning rate or the seed, one to one: group
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,7 +71,7 @@ def split_groups(curves: LossCurves) -> tuple[list[Group], list[str]]:
     keys = pd.Series(
         [tuple(map(_plain, values)) for values in curves.runs[columns].itertuples(index=False)], dtype=object
     )
-    found = sorted(set(keys), key=lambda key: tuple((str(type(value)), str(value)) for value in key))
+    found = sorted(set(keys), key=lambda key: tuple(map(_sort_key, key)))
     return [
         Group(
             dict(zip(columns, key, strict=True)), curves.select(keys.map(lambda value, key=key: value == key))
@@ -86,6 +87,21 @@ def _follows(codes: np.ndarray, others: list[np.ndarray]) -> bool:
     if not others:
         return bool((own == own.iloc[0]).all())
     return bool((table.groupby(list(table.columns[:-1]))["own"].nunique() == 1).all())
+
+
+def _sort_key(value: GroupValue) -> tuple[int, float, str]:
+    """Missing values first, then flags, numbers by size (those recorded as text too), and text.
+
+    >>> sorted([16, "adam", 8, "128", None, 2.5], key=_sort_key)
+    [None, 2.5, 8, 16, '128', 'adam']
+    """
+    if value is None or isinstance(value, bool):
+        return (0 if value is None else 1, 0.0, str(value))
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        number = math.nan
+    return (2, number, str(value)) if math.isfinite(number) else (3, 0.0, str(value))
 
 
 def _plain(value: object) -> GroupValue:

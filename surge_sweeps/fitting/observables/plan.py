@@ -6,14 +6,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 
 import numpy as np
 import pandas as pd
 
 from surge_sweeps.counting import counted
-from surge_sweeps.curves import LossCurves
+from surge_sweeps.curves import RESULT_STATUSES, LossCurves
 from surge_sweeps.errors import SurgeError, UnknownNameError
 from surge_sweeps.fitting.observables.budgets import crossing_targets, final_target
 from surge_sweeps.fitting.observables.groups import Group, split_groups
@@ -64,7 +65,8 @@ def plan_fit(
 
     Raises:
         UnknownNameError: no such protocol.
-        SurgeError: a target loss is not finite, the horizon is not positive, or the protocol needs other data.
+        SurgeError: a target loss is not a finite number, the horizon is no positive whole number, or the protocol
+            needs other data.
     """
     _check_options(protocol, target_losses, horizon_steps)
     _check_observable(curves, protocol, target_losses)
@@ -77,6 +79,12 @@ def plan_fit(
         name = ", ".join(f"{key} {value}" for key, value in group.key.items())
         problems += [f"{name}: {text}" if name else text for text in found]
         plans.append(GroupPlan(group, tuple(parts)))
+    targets = [target for plan in plans for target in plan.targets()]
+    if horizon_steps is not None and targets and all(target.horizon_steps is None for target in targets):
+        problems.append(
+            f"the horizon of {counted(horizon_steps, 'step')} (--horizon-steps) is not used by any target: it is for"
+            " the gain and the final loss"
+        )
     return Plan(tuple(plans), tuple(problems))
 
 
@@ -121,11 +129,29 @@ def _check_options(
 ) -> None:
     if protocol is not None and protocol not in PROTOCOLS:
         raise UnknownNameError("protocol", protocol, PROTOCOLS)
-    bad = [loss for loss in target_losses or () if not math.isfinite(loss)]
-    if bad:
-        raise SurgeError(f"the target loss {bad[0]} is not a finite number.", "Give losses like 1.5 0.8 0.4.")
-    if horizon_steps is not None and horizon_steps < 1:
+    if target_losses is not None:
+        _check_losses(target_losses)
+    if horizon_steps is None:
+        return
+    if isinstance(horizon_steps, bool) or not isinstance(horizon_steps, Integral):
+        raise SurgeError(
+            f"the horizon of {horizon_steps!r} steps is not a whole number.", "Give a number like 100."
+        )
+    if horizon_steps < 1:
         raise SurgeError(f"the horizon of {horizon_steps} steps is not positive.", "Give at least 1 step.")
+
+
+def _check_losses(target_losses: object) -> None:
+    if isinstance(target_losses, str) or not isinstance(target_losses, Iterable):
+        raise SurgeError(
+            f"the target losses are {target_losses!r}, and not several numbers.",
+            "Give a list, of one loss too: [0.4].",
+        )
+    for loss in target_losses:
+        if isinstance(loss, bool) or not isinstance(loss, Real) or not math.isfinite(loss):
+            raise SurgeError(
+                f"the target loss {loss!r} is not a finite number.", "Give losses like 1.5 0.8 0.4."
+            )
 
 
 def _check_observable(
@@ -135,13 +161,18 @@ def _check_observable(
         if protocol is not None and protocol not in CURVE_PROTOCOLS:
             raise SurgeError(
                 f"the protocol {protocol} is for tables with one number a run, and these are loss curves.",
-                f"Choose one of: {', '.join(CURVE_PROTOCOLS)}.",
+                _protocols_of(curves),
             )
         return
     if protocol not in (None, curves.observable):
         raise SurgeError(
             f"the table holds {curves.observable} alone, which cannot answer the protocol {protocol}.",
-            "Loss curves can: give the table's --step-column, or leave --protocol out.",
+            "Leave --protocol out."
+            + (
+                f" Only loss curves, a table with a step and a loss in every row, can answer {protocol}."
+                if protocol in CURVE_PROTOCOLS
+                else ""
+            ),
         )
     if target_losses is not None:
         raise SurgeError(
@@ -150,14 +181,35 @@ def _check_observable(
         )
 
 
+def _protocols_of(curves: LossCurves) -> str:
+    """What to do instead of a protocol that loss curves cannot answer; names only what these runs can."""
+    branched = _branched(curves.runs)
+    if branched.all() and len(branched):
+        return "Leave --protocol out, or choose gain."
+    gain = "gain" if branched.any() else "gain with --horizon-steps"
+    return f"Leave --protocol out, or choose one of: reach, final, {gain}."
+
+
+def _branched(runs: pd.DataFrame) -> pd.Series[bool]:
+    """Which runs started from a checkpoint."""
+    if "start_checkpoint" in runs:
+        return runs["start_checkpoint"].notna()
+    return pd.Series(False, index=runs.index, dtype=bool)
+
+
 def _unfinished(curves: LossCurves) -> list[str]:
-    left_out = curves.runs["status"].value_counts()
-    return [
-        f"{counted(count, 'run')} left out: {status}"
-        + (", launch the sweep again to finish them" if status != "running" else "")
-        for status, count in left_out.sort_index().items()
-        if status not in ("finished", "diverged", "capped")
-    ]
+    """What was left out; only runs that a sweep started can be finished by launching it again."""
+    runs = curves.runs
+    noun = "run" if curves.observable == "loss_curve" else "row"
+    of_sweep = runs["sweep_id"].notna() if "sweep_id" in runs else pd.Series(False, index=runs.index)
+    texts = []
+    for status in sorted(set(runs["status"]) - set(RESULT_STATUSES)):
+        those = runs["status"] == status
+        again = ", launch the sweep again to finish them" if of_sweep[those].any() else ""
+        texts.append(
+            f"{counted(int(those.sum()), noun)} left out: {status}{again if status != 'running' else ''}"
+        )
+    return texts
 
 
 def _plan_group(
@@ -169,12 +221,7 @@ def _plan_group(
     if curves.observable != "loss_curve":
         table, found = table_target(curves, horizon_steps)
         return ([table] if table else []), found
-    runs = curves.runs
-    branched = (
-        runs["start_checkpoint"].notna()
-        if "start_checkpoint" in runs
-        else pd.Series(False, index=runs.index, dtype=bool)
-    )
+    branched = _branched(curves.runs)
     parts: list[TargetRuns] = []
     problems: list[str] = []
     if protocol in (None, "reach") and (~branched).any():

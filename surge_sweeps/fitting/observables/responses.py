@@ -63,13 +63,24 @@ class RunningMinimum:
         """(n_runs,) the lowest loss each run ever had, NaN for a run without points."""
         return self._at(self.starts[1:] - 1)
 
+    def first_steps(self) -> FloatArray:
+        """(n_runs,) the step of each run's first point, NaN for a run without points."""
+        return self._pick(self.steps, self.starts[:-1])
+
     def last_steps(self) -> FloatArray:
         """(n_runs,) the step of each run's last point, NaN for a run without points."""
         return self._pick(self.steps, self.starts[1:] - 1)
 
-    def losses_at(self, step: float) -> FloatArray:
-        """(n_runs,) the lowest loss each run had up to `step`, NaN for a run without a point by then."""
-        done = _count_per_run(self.steps <= step, self.starts)
+    def steps_of_logged(self, number: int) -> FloatArray:
+        """(n_runs,) the step of each run's `number`-th point after step 0, infinite for a run with fewer."""
+        at_zero = _count_per_run(self.steps <= 0, self.starts)
+        positions = self.starts[:-1] + at_zero + number - 1
+        return np.where(positions < self.starts[1:], self._pick(self.steps, positions), np.inf)
+
+    def losses_at(self, step: float | FloatArray) -> FloatArray:
+        """(n_runs,) the lowest loss each run had up to `step`, one or (n_runs,); NaN without a point by then."""
+        limits = np.repeat(np.broadcast_to(step, self.starts.size - 1), np.diff(self.starts))
+        done = _count_per_run(self.steps <= limits, self.starts)
         losses = self._at(self.starts[:-1] + done - 1)
         losses[done == 0] = np.nan
         return losses
@@ -157,7 +168,8 @@ def steps_to_losses(lowest: RunningMinimum, losses: Sequence[float]) -> Response
         losses: the losses to reach.
 
     Returns:
-        One row a run, one column a loss. A run that starts at or below a loss says nothing about it: censored.
+        One row a run, one column a loss. A run at or below a loss at step 0 says nothing about it: censored. One
+        whose first point is later and already there took at most the steps of that point, which are its value.
 
     >>> lowest = RunningMinimum(np.array([1.0, 10, 100]), np.array([4.0, 2.0, 1.0]), np.array([0, 3]))
     >>> responses = steps_to_losses(lowest, [2.0, 0.5])
@@ -174,6 +186,9 @@ def _log_steps_to(lowest: RunningMinimum, target: float) -> FloatArray:
     before = _count_per_run(lowest.losses > target, lowest.starts)
     crossed = (before > 0) & (before < ends - starts)
     result = np.full(starts.shape, np.nan)
+    first_steps = lowest.first_steps()
+    there = (before == 0) & (first_steps > 0)
+    result[there] = np.log(first_steps[there])
     after = (starts + before)[crossed]
     step_0, step_1 = lowest.steps[after - 1], lowest.steps[after]
     loss_0, loss_1 = lowest.losses[after - 1], lowest.losses[after]
@@ -189,9 +204,10 @@ def _share_of_way(loss_0: FloatArray, loss_1: FloatArray, target: float) -> Floa
     """How far, from 0 to 1, the target lies from the loss before the crossing to the one after."""
     positive = (loss_1 > 0) & np.isfinite(loss_0)
     with np.errstate(divide="ignore", invalid="ignore"):
-        in_log = np.log(loss_0 / target) / np.log(loss_0 / loss_1)
+        # Differences of logs: the ratio of a common loss to a tiny one is no float.
+        in_log = (np.log(loss_0) - np.log(target)) / (np.log(loss_0) - np.log(loss_1))
         in_loss = (loss_0 - target) / (loss_0 - loss_1)
-    share = np.where(positive & (target > 0), in_log, in_loss)
+    share = np.where(positive & (target > 0) & np.isfinite(in_log), in_log, in_loss)
     return np.clip(np.where(np.isfinite(loss_0), share, 1.0), 0.0, 1.0)
 
 

@@ -67,5 +67,7 @@ def _steps_target(curves: LossCurves, steps: np.ndarray) -> tuple[TargetRuns | N
         curves, values = curves.select(known), values[known.to_numpy()]
         return TargetRuns((target,), curves, Responses(values, np.isnan(values))), problems
     missing = int(np.isnan(values).sum())
-    problems = [f"no steps to the goal in {counted(missing, 'row')}: left out"] if missing else []
+    say, are = ("says", "is") if missing == 1 else ("say", "are")
+    text = f"{counted(missing, 'row')} {say} only that the goal was not reached, and {are} not used"
+    problems = [text] if missing else []
     return TargetRuns((target,), curves, Responses(values, np.isnan(values))), problems

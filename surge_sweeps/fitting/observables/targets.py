@@ -30,8 +30,12 @@ from surge_sweeps.fitting.result import Protocol, Start
 MAX_LOSS_TARGETS = 4
 #: Loss targets closer than this ratio say nearly the same.
 MIN_LOSS_RATIO = 1.25
-#: A loss is a target only if no batch size gets there in fewer steps than this.
+#: A loss is a target only if no batch size gets there in fewer steps than this,
 MIN_STEPS = 8
+#: nor before this many logged points after step 0: between the first ones the steps are not resolved.
+MIN_LOGGED_POINTS = 3
+#: No target where more than this share of the runs that reach it do so before their first logged point.
+MAX_UNSEEN_SHARE = 0.1
 #: A target needs this many learning rates that reach it, at this many batch sizes.
 MIN_LEARNING_RATES = 3
 MIN_BATCH_SIZES = 3
@@ -108,20 +112,61 @@ def reach_targets(
 def usable_losses(curves: LossCurves, losses: Sequence[float] | None) -> tuple[list[float], list[str]]:
     """The losses to reach, chosen where None are given, highest first; and why some or all cannot be targets."""
     lowest = running_minimum(curves)
+    if losses is None:
+        chosen = list(choose_losses(curves, lowest))
+        return chosen, [] if chosen else [_why_no_loss(lowest)]
+    usable: list[float] = []
     problems: list[str] = []
-    chosen = list(choose_losses(curves, lowest)) if losses is None else sorted(losses, reverse=True)
-    if not chosen:
-        problems.append(_why_no_loss(lowest))
-        return [], problems
-    first = (
-        float(np.nanmedian(lowest.first_losses())) if np.isfinite(lowest.first_losses()).any() else math.nan
+    for loss in sorted(set(losses), reverse=True):
+        fault = _above_the_start(lowest, loss) or _unseen(lowest, loss)
+        if fault is None:
+            usable.append(loss)
+            fault = _coarse(lowest, loss)
+        problems += [fault] if fault else []
+    return usable, problems
+
+
+def _above_the_start(lowest: RunningMinimum, loss: float) -> str | None:
+    """Why a loss is no target that half of the runs have at their first point; None where it may be one."""
+    first = lowest.first_losses()
+    median = float(np.nanmedian(first)) if np.isfinite(first).any() else math.nan
+    if not loss >= median:
+        return None
+    at_start = bool(np.nanmax(lowest.first_steps()) <= 0)
+    where = "at the start" if at_start else "at the first logged step"
+    mend = "" if at_start else "; log more often or choose lower losses"
+    return f"the loss target {loss:g} is not below the loss {where} ({median:.3g}): left out{mend}"
+
+
+def _unseen(lowest: RunningMinimum, loss: float) -> str | None:
+    """Why a loss is no target that many runs reach before their first point after step 0; None where few do."""
+    reach = int((lowest.last_losses() <= loss).sum())
+    unseen = _runs_below(lowest, loss, 1)
+    if unseen <= MAX_UNSEEN_SHARE * reach:
+        return None
+    return (
+        f"{unseen:,} of {counted(reach, 'run')} that reach loss {loss:g} do so before their first logged point, so"
+        " that their steps are not known: left out; log more often or choose lower losses"
     )
-    for loss in [loss for loss in chosen if loss >= first]:
-        problems.append(
-            f"the loss target {loss:g} is not below the loss at the start ({first:.3g}): left out"
-        )
-        chosen.remove(loss)
-    return chosen, problems
+
+
+def _coarse(lowest: RunningMinimum, loss: float) -> str | None:
+    """What is wrong with a target that runs reach before their steps are resolved; None where none does."""
+    early = _runs_below(lowest, loss, MIN_LOGGED_POINTS)
+    if not early:
+        return None
+    reach, their = ("reaches", "its") if early == 1 else ("reach", "their")
+    return (
+        f"{counted(early, 'run')} {reach} loss {loss:g} before {their} third logged point: {their} steps are"
+        " interpolated and coarse; log more often or choose lower losses"
+    )
+
+
+def _runs_below(lowest: RunningMinimum, loss: float, number: int) -> int:
+    """How many runs, but those there at step 0, get below a loss before their `number`-th point after step 0."""
+    below = lowest.losses_at(lowest.steps_of_logged(number)) < loss
+    at_zero = (lowest.first_steps() <= 0) & (lowest.first_losses() <= loss)
+    return int((below & ~at_zero).sum())
 
 
 def _why_no_loss(lowest: RunningMinimum) -> str:
@@ -133,7 +178,8 @@ def _why_no_loss(lowest: RunningMinimum) -> str:
         )
     return (
         f"no loss is reached by {MIN_BATCH_SIZES} batch sizes at {MIN_LEARNING_RATES} learning rates each"
-        f" after at least {MIN_STEPS} steps: train longer, or add batch sizes and learning rates that learn"
+        f" after at least {MIN_STEPS} steps and {MIN_LOGGED_POINTS} logged points: train longer, log more often, or"
+        " add batch sizes and learning rates that learn"
     )
 
 
@@ -187,8 +233,9 @@ def _without(runs: LossCurves, responses: Responses, drop: BoolArray) -> tuple[L
 def choose_losses(curves: LossCurves, lowest: RunningMinimum) -> tuple[float, ...]:
     """Up to `MAX_LOSS_TARGETS` losses, spaced geometrically, highest first, two significant digits.
 
-    From below the loss that some batch size has after `MIN_STEPS` steps at its best learning rate, down to the
-    lowest loss that every batch size reaches in half of the runs of `MIN_LEARNING_RATES` learning rates. Batch sizes
+    From below the loss that some batch size has after `MIN_STEPS` steps and `MIN_LOGGED_POINTS` points at its best
+    learning rate, down to the lowest loss that every batch size reaches in half of the runs of `MIN_LEARNING_RATES`
+    learning rates. Batch sizes
     that learn too little for that are left out, the worst first, as long as `MIN_BATCH_SIZES` remain.
 
     Returns:
@@ -199,7 +246,8 @@ def choose_losses(curves: LossCurves, lowest: RunningMinimum) -> tuple[float, ..
     if not np.isfinite(first).any():
         return ()
     floors = _per_batch_size(runs, lowest.last_losses(), MIN_LEARNING_RATES)
-    early = _per_batch_size(runs, lowest.losses_at(MIN_STEPS), 1)
+    resolved = np.maximum(MIN_STEPS, lowest.steps_of_logged(MIN_LOGGED_POINTS))
+    early = _per_batch_size(runs, lowest.losses_at(resolved), 1)
     top = 0.95 * float(np.median(first[np.isfinite(first)]))
     floors = floors[np.isfinite(floors)].sort_values()
     while len(floors) >= MIN_BATCH_SIZES:
@@ -228,7 +276,7 @@ def _per_batch_size(runs: pd.DataFrame, losses: FloatArray, rank: int) -> pd.Ser
 
 
 def _between(low: float, high: float) -> tuple[float, ...]:
-    count = min(MAX_LOSS_TARGETS, 1 + int(math.log(high / low) / math.log(MIN_LOSS_RATIO)))
+    count = min(MAX_LOSS_TARGETS, 1 + int((math.log(high) - math.log(low)) / math.log(MIN_LOSS_RATIO)))
     if count == 1:
         return (low,)
     losses = np.geomspace(high, low, count)
@@ -239,7 +287,8 @@ def _two_digits(loss: float, *, up: bool) -> float:
     """Round a positive loss up or down to two significant digits; anything else stays."""
     if not (0 < loss < math.inf):
         return loss
-    digits = 1 - math.floor(math.log10(loss))
-    scaled = loss * 10.0**digits
+    # In text: a power of ten that scales the tiniest losses is no float.
+    mantissa, exponent = f"{loss:.16e}".split("e")
+    scaled = 10 * float(mantissa)
     whole = math.ceil(scaled - 1e-9) if up else math.floor(scaled + 1e-9)
-    return float(f"{whole / 10.0**digits:.2g}")
+    return float(f"{whole}e{int(exponent) - 1}")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,8 @@ class Optima:
         log_steps: (n,) log of the steps to the target at the optimum; NaN where the protocol has none.
         log_steps_draws: (n_draws, n) draws of `log_steps`, drawn together with `draws`.
         runs: (n,) every run at that batch size.
+        edge_slack: half the spacing of the learning-rate grid, in log: with noise the best learning rate can be the
+            last one although the optimum lies that far inside.
     """
 
     batch_sizes: FloatArray
@@ -36,6 +39,16 @@ class Optima:
     log_steps: FloatArray
     log_steps_draws: FloatArray
     runs: tuple[int, ...]
+    edge_slack: float = 0.0
+
+    def as_lower_bounds(self, batch_sizes: Collection[float]) -> Optima:
+        """The same, the optima at these batch sizes known only to lie at or above their values."""
+        chosen = [float(b) in batch_sizes for b in self.batch_sizes]
+        status: list[OptimumStatus] = [
+            "edge_high" if bound else one for one, bound in zip(self.status, chosen, strict=True)
+        ]
+        draws = np.where(np.array(chosen), np.inf, self.draws)
+        return replace(self, status=tuple(status), draws=draws, edge_slack=0.0)
 
     def known(self) -> NDArray[np.bool_]:
         """(n,) where the optimum is a value rather than a bound or nothing."""

@@ -110,7 +110,7 @@ def find_optima(cells: Cells, protocol: Protocol, resampling: Resampling) -> Opt
     drawn = scale.deficit(draw_responses(cells, protocol, resampling, single_sd * scale.unit))
     weighed = zip(candidates(basins.scale), validation, strict=True)
     values = [candidate_minima(basins, candidate) for candidate, weight in weighed if weight > 0]
-    value = combine_minima(values, validation[validation > 0])
+    value = _where_it_matters(combine_minima(values, validation[validation > 0]), basins)
     minima = draw_minima(
         Basins(basins.x, weights, drawn, basins.scale),
         validation,
@@ -121,6 +121,14 @@ def find_optima(cells: Cells, protocol: Protocol, resampling: Resampling) -> Opt
     minima = _widen(minima, value, _widening(cells, basins, validation, resampling))
     optima = _optima(cells, protocol, scale, value, minima, resampling)
     return OptimumSearch(optima, _flat_bands(cells, basins, scale, validation, single_sd, optima), validation)
+
+
+def _where_it_matters(value: Minima, basins: Basins) -> Minima:
+    """The minima, none where every usable learning rate gave the very same response."""
+    usable = np.isfinite(basins.deficit[:, 0])
+    spread = np.where(usable, basins.deficit[:, 0], 0.0).max(axis=1)
+    alike = (spread <= 0) & (usable.sum(axis=1) > 1)
+    return Minima(np.where(alike, np.nan, value.x), np.where(alike, np.nan, value.deficit))
 
 
 def _scale(cells: Cells, responses: FloatArray, protocol: Protocol) -> _Zero:
@@ -165,7 +173,8 @@ def _weights(cells: Cells, deficit: FloatArray, unit: FloatArray) -> tuple[Float
     pooled = (near_freedom * variance).sum(axis=1) / np.maximum(total, 1)
     everywhere = (near_freedom * variance).sum() / max(int(total.sum()), 1)
     pooled = np.where(total > 0, pooled, everywhere)
-    run_sd = np.where(total.sum() > 0, np.sqrt(pooled), np.nan)
+    # Replicates that agree to the last digit are copies, and tell nothing of the scatter.
+    run_sd = np.where(everywhere > 0, np.sqrt(pooled), np.nan)
     prior = np.where(pooled > 0, pooled, 1.0)[:, None]
     shrunk = (_POOLED_FREEDOM * prior + freedom * variance) / (_POOLED_FREEDOM + freedom)
     return np.where(np.isfinite(deficit), np.maximum(cells.uncensored(), 1) / shrunk, 0.0), run_sd
@@ -183,13 +192,14 @@ def _widening(cells: Cells, basins: Basins, weights: FloatArray, resampling: Res
     inside = window.inside[:, 0]
     spare = np.maximum(cells.uncensored() - 1, 0)
     replicated = np.where(inside, spare, 0).sum(axis=1)
+    squares, left = misfit(basins, candidate)
     if not (replicated > 0).any():
-        return np.ones(replicated.shape)
+        # The scatter is that about the curve itself, and is known no better than its degrees of freedom.
+        return np.full(replicated.shape, t.ppf(0.975, max(left, 1)) / t.ppf(0.975, np.inf))
     typical = float(np.median(replicated[replicated > 0]))
     freedom = np.where(resampling.paired, np.maximum(spare.max(axis=1), 1), typical)
     student = t.ppf(0.975, freedom) / t.ppf(0.975, np.inf)
-    chi2, left = misfit(basins, candidate)
-    return np.asarray(student * np.sqrt(max(1.0, chi2 / left if left else 1.0)))
+    return np.asarray(student * np.sqrt(max(1.0, squares / left if left else 1.0)))
 
 
 def _widen(drawn: Minima, value: Minima, factor: FloatArray) -> Minima:
@@ -230,7 +240,14 @@ def _optima(
         log_steps,
         log_steps_draws.T,
         runs,
+        edge_slack=_spacing(cells) / 2,
     )
+
+
+def _spacing(cells: Cells) -> float:
+    """Median distance of neighbouring learning rates, in log; 0 where no batch size has two."""
+    steps = np.diff(cells.log_lr, axis=1)
+    return float(np.median(steps[np.isfinite(steps)])) if np.isfinite(steps).any() else 0.0
 
 
 def _status(cells: Cells, batch: int, x: float) -> OptimumStatus:

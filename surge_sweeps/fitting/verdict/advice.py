@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-
 from surge_sweeps.fitting.laws.fit_laws import LawFits
 from surge_sweeps.fitting.laws.likelihood import SD_FLOOR
 from surge_sweeps.fitting.optimum.optima import Optima
@@ -21,9 +19,9 @@ def precision(law_fits: LawFits, minimum_kappa: float | None) -> str:
     """The achieved noise of the optima and the weakest surge it would show."""
     sd, scatter = law_fits.observed.median_sd(), best_scatter(law_fits)
     seeds = (
-        f"a median standard deviation of {sd:.2g} in log (about {math.expm1(sd):.0%}) from the seeds"
+        f"a median standard deviation of {sd:.2g} in log (about {math.expm1(sd):.0%})"
         if sd > SD_FLOOR
-        else f"no known noise from the seeds (at least {SD_FLOOR:g} in log is assumed)"
+        else f"no known noise (at least {SD_FLOOR:g} in log is assumed)"
     )
     noise = f"The optimal learning rates have {seeds} and {scatter:.2g} more around the best law."
     if minimum_kappa is None:
@@ -55,12 +53,11 @@ def more_learning_rates(law_fits: LawFits) -> list[str]:
     observed = law_fits.observed
     sentences = []
     for side, word in ((1, "above"), (-1, "below")):
-        at = [
-            f"{math.exp(observed.log_lr[i]):.3g} at batch size {observed.batch_sizes[i]:g}"
-            for i in np.flatnonzero(observed.side == side)
-        ]
+        at = [f"{b:g}" for b in observed.batch_sizes[observed.side == side]]
         if at:
-            sentences.append(f"Add learning rates {word} {', '.join(at)}: the optimum may lie there.")
+            sentences.append(
+                f"Add learning rates {word} those run at batch size {', '.join(at)}: the optimum may lie there."
+            )
     return sentences
 
 

@@ -7,6 +7,7 @@ trains models: what was found, how precise it is, what failed and which runs wou
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -14,19 +15,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from surge_sweeps.counting import counted
-from surge_sweeps.fitting.laws.fit_laws import LawFits
+from surge_sweeps.fitting.laws.fit_laws import LawFits, fit_laws
 from surge_sweeps.fitting.laws.law_class import class_weights, law_rises, selected_law
 from surge_sweeps.fitting.laws.surge_family import B_PEAK
 from surge_sweeps.fitting.optimum.optima import Optima
 from surge_sweeps.fitting.result import Interval, LawFit, VerdictName
 from surge_sweeps.fitting.verdict.advice import missing_optima, next_runs, precision
 from surge_sweeps.fitting.verdict.detectable import minimum_detectable_kappa
-from surge_sweeps.fitting.verdict.edge_artefact import edge_artefact
+from surge_sweeps.fitting.verdict.edge_artefact import edge_artefact, pressed_by_edge
 from surge_sweeps.fitting.verdict.surge_gates import SIGNIFICANCE, SurgeEvidence, best_scatter, weigh_surge
 
 FloatArray = NDArray[np.float64]
 
 MIN_CLASS_WEIGHT = 0.8
+#: A constant is claimed only if the learning rate changes by at most this factor over the batch sizes (95%).
+MOST_CHANGE_OF_CONSTANT = 2.0
+_LARGEST_LOG = 700.0
 #: Below this p-value of the test without laws, a monotone verdict contradicts the optima.
 CONTRADICTION = 0.01
 
@@ -68,8 +72,8 @@ def decide(
 
     Args:
         optima, law_fits: the optima and the laws fitted to them (`fit_laws(optima)`). rng: of the bootstrap tests.
-        stability_edge: batch size -> log of the largest learning rate that trains there. A fall that may be this edge
-            coming down is not called a surge.
+        stability_edge: batch size -> log of the largest learning rate that trains there, where a larger one was tried
+            and diverged. A fall, or a levelling off, that may be this edge is not called a law.
 
     >>> from surge_sweeps.fitting.laws.fit_laws import fit_laws
     >>> none = np.full((0, 1), np.nan)
@@ -96,6 +100,11 @@ def decide(
     weights = class_weights(law_fits)
     best = next(iter(weights), None)
     obstacles = _obstacles(law_fits, evidence, weights)
+    if best is not None and not obstacles:
+        obstacles = [
+            *_too_coarse_for_constant(law_fits, best, kappa),
+            *_limited_by_stability(optima, law_fits, best, stability_edge or {}),
+        ]
     if best is None or obstacles:
         return _inconclusive(optima, law_fits, evidence, obstacles, kappa)
     return _monotone(law_fits, evidence, best, weights[best], kappa)
@@ -107,6 +116,8 @@ def _surge(law_fits: LawFits, evidence: SurgeEvidence, kappa: float | None) -> V
         f"The optimal learning rate rises up to a batch size of about {b_peak.estimate:.3g} (95% interval "
         f"{b_peak.low:.3g} to {b_peak.high:.3g}) and falls beyond it."
     )
+    if not evidence.rise_shown:
+        headline += " The fall is clear; by themselves the optima below the peak would also fit a flat start."
     reasons = (
         headline,
         *(gate.finding for gate in evidence.gates),
@@ -239,6 +250,43 @@ def _obstacles(law_fits: LawFits, evidence: SurgeEvidence, weights: dict[Verdict
                 "rise and fall more than their noise explains."
             )
     return found
+
+
+def _too_coarse_for_constant(law_fits: LawFits, name: VerdictName, kappa: float | None) -> list[str]:
+    """A constant has the fewest parameters and wins where the optima say nothing: it must be shown, not left over."""
+    if name != "constant":
+        return []
+    b, exponent = law_fits.observed.batch_sizes, law_fits.exponent()
+    most = max(abs(end) if end is not None else math.inf for end in (exponent.low, exponent.high))
+    change = math.exp(min(most * math.log(b[-1] / b[0]), _LARGEST_LOG))
+    if change <= MOST_CHANGE_OF_CONSTANT and kappa is not None:
+        return []
+    seen = f"by up to a factor of {change:.3g}" if math.isfinite(most) else "by any factor"
+    weakest = "of any strength" if kappa is None else f"below kappa = {kappa:.2g}"
+    return [
+        f"A constant describes the optima, but they are too uncertain to say that: over the measured batch sizes the "
+        f"learning rate could change {seen} (95%), and a surge {weakest} would not show."
+    ]
+
+
+def _limited_by_stability(
+    optima: Optima, law_fits: LawFits, name: VerdictName, stability_edge: Mapping[float, float]
+) -> list[str]:
+    """Optima pressed against the edge of stability are lower limits: does the verdict stand with them as such?"""
+    if name not in ("saturation", "constant", "power"):
+        return []
+    pressed = pressed_by_edge(law_fits.observed, best_scatter(law_fits), stability_edge)
+    if not pressed:
+        return []
+    bounded = fit_laws(optima.as_lower_bounds(pressed))
+    if bounded.fits and class_weights(bounded).get(name, 0.0) >= MIN_CLASS_WEIGHT:
+        return []
+    sizes = ", ".join(f"{b:g}" for b in sorted(pressed))
+    return [
+        f"The best description is {name}, but at batch size {sizes} the optimum lies at the largest learning rate "
+        "that trains: it may be the edge of stability and not the law. With those optima as lower limits the data do "
+        "not say which law holds. Longer warm-up or gradient clipping, at every batch size alike, would tell."
+    ]
 
 
 def _law_of(law_fits: LawFits, name: VerdictName) -> LawFit:

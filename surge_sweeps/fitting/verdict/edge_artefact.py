@@ -71,6 +71,28 @@ def edge_artefact(
     )
 
 
+def pressed_by_edge(
+    observed: Observations, scatter_sd: float, stability_edge: Mapping[float, float]
+) -> set[float]:
+    """The batch sizes whose optimum, give or take its noise, is as large as anything that trains there.
+
+    >>> b = np.array([4.0, 8.0])
+    >>> seen = Observations(b, np.array([0.0, 0.35]), np.full(2, 1e-4), np.zeros(2, np.int8))
+    >>> pressed_by_edge(seen, 0.0, {4.0: 2.0, 8.0: 0.4})
+    {8.0}
+    """
+    values = observed.values
+    sd = np.sqrt(np.diag(observed.covariance(scatter_sd)))
+    highest = observed.log_lr[values] + _LIKELY_SDS * sd
+    near = {
+        float(b)
+        for b, top in zip(observed.batch_sizes[values], highest, strict=True)
+        if top > stability_edge.get(float(b), math.inf) - math.log(PRESSED_WITHIN)
+    }
+    # Pressed throughout, every optimum is only a limit, and none would be left to fit.
+    return near if len(near) < values.sum() else set()
+
+
 def _pressed(
     batch_sizes: NDArray[np.float64], highest: NDArray[np.float64], stability_edge: Mapping[float, float]
 ) -> NDArray[np.bool_]:

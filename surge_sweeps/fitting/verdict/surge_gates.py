@@ -59,12 +59,14 @@ class SurgeEvidence(NamedTuple):
     """The candidate, the test without laws, and the gates in order: laws, peak, model-free, edges, size.
 
     `second_rise_p` is the p-value of "the optima do not rise again beyond the peak"; None where it cannot be tested.
+    `rise_shown`: whether the 95% interval of the rise up to the peak, taken by itself, excludes no rise.
     """
 
     candidate: SurgeCandidate
     test: MonotonicityTest | None
     gates: tuple[Gate, ...]
     second_rise_p: float | None = None
+    rise_shown: bool = False
 
     @property
     def surge(self) -> bool:
@@ -90,7 +92,10 @@ def weigh_surge(law_fits: LawFits, rng: np.random.Generator) -> SurgeEvidence:
     if -math.inf < candidate.margin <= AICC_MARGIN and all(gate.passed for gate in others):
         p_value = monotone_p_value(law_fits.observed, best_scatter(law_fits), rng)
     gates = (_laws_gate(candidate, p_value), *others)
-    return SurgeEvidence(candidate, test, gates, _second_rise_p(law_fits, candidate.peak, rng))
+    scatter_sd = _unbiased_scatter(law_fits)
+    rise = contrasts_about_peak(law_fits.observed, candidate.fit, candidate.peak, scatter_sd).rise
+    again = _second_rise_p(law_fits, candidate.peak, rng)
+    return SurgeEvidence(candidate, test, gates, again, rise_shown=rise.low() > 0)
 
 
 def surge_candidate(law_fits: LawFits) -> SurgeCandidate:
@@ -120,6 +125,13 @@ def best_scatter(law_fits: LawFits) -> float:
     if not defined:
         return min(law_fits.scatter_sd.values())
     return law_fits.scatter_sd[min(defined, key=lambda fit: fit.aicc or 0.0).name]
+
+
+def _unbiased_scatter(law_fits: LawFits) -> float:
+    """`best_scatter` for tests: maximum likelihood divides by n, not by the degrees of freedom a curve leaves."""
+    n = law_fits.observed.log_lr.size
+    most = max(len(law.parameters) for law in LAWS.values())
+    return best_scatter(law_fits) * math.sqrt(n / max(n - most, 1))
 
 
 def _test_monotonicity(law_fits: LawFits, rng: np.random.Generator) -> MonotonicityTest | None:
@@ -174,7 +186,7 @@ def _peak_gate(law_fits: LawFits, peak: float) -> Gate:
 def _model_free_gate(law_fits: LawFits, candidate: SurgeCandidate, test: MonotonicityTest | None) -> Gate:
     if test is None or candidate.peak is None:
         return Gate(False, "There are too few optima for a test without laws.")
-    scatter_sd = best_scatter(law_fits)
+    scatter_sd = _unbiased_scatter(law_fits)
     rise, fall = contrasts_about_peak(law_fits.observed, candidate.fit, candidate.peak, scatter_sd)
     worst_fall = _fall_without_any(law_fits.observed, candidate.fit, candidate.peak, scatter_sd)
     rises = test.p_falling < RISE_SIGNIFICANCE or rise.low(_RISE_QUANTILE) > 0
