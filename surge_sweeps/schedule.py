@@ -118,7 +118,9 @@ def recommend(
     Raises:
         UnknownNameError: no such group, or several and none named.
         NotEnoughDataError: the data cannot give a schedule; the message says what is missing.
+        SurgeError: the budget or the overhead is not finite and positive.
     """
+    check_schedule_options(budget_examples, example_overhead)
     labels = {item.label(): item for item in fit.groups}
     if group is None and len(labels) == 1:
         (chosen,) = labels.values()
@@ -136,7 +138,12 @@ def recommend(
 def attach_schedules(
     fit: SurgeFit, *, budget_examples: float | None = None, example_overhead: float = EXAMPLE_OVERHEAD
 ) -> SurgeFit:
-    """The fit with a schedule on each group that allows one, and a problem for each that does not."""
+    """The fit with a schedule on each group that allows one, and a problem for each that does not.
+
+    Raises:
+        SurgeError: the budget or the overhead is not finite and positive.
+    """
+    check_schedule_options(budget_examples, example_overhead)
     groups: list[GroupFit] = []
     problems = list(fit.problems)
     for group in fit.groups:
@@ -148,6 +155,26 @@ def attach_schedules(
         else:
             groups.append(group.model_copy(update={"schedule": schedule.to_record()}))
     return fit.model_copy(update={"groups": groups, "problems": problems})
+
+
+def check_schedule_options(budget_examples: float | None, example_overhead: float) -> None:
+    """Refuse a training length (None: none given) or a share of extra examples that is not finite and positive.
+
+    >>> check_schedule_options(math.inf, 0.2)
+    Traceback (most recent call last):
+    ...
+    surge_sweeps.errors.SurgeError: the budget of inf examples is not finite and positive. ...
+    """
+    if budget_examples is not None and not 0 < budget_examples < math.inf:
+        raise SurgeError(
+            f"the budget of {budget_examples:g} examples is not finite and positive.",
+            "Give the length of the training, or leave it away.",
+        )
+    if not 0 < example_overhead < math.inf:
+        raise SurgeError(
+            f"the example overhead {example_overhead:g} is not finite and positive.",
+            "0.2 means 20% more examples.",
+        )
 
 
 @dataclass(frozen=True)
@@ -184,10 +211,6 @@ def _rounded(lr: float) -> float:
 def _recommend_group(
     group: GroupFit, batch_unit: BatchUnit, budget_examples: float | None, example_overhead: float
 ) -> Schedule:
-    if example_overhead <= 0:
-        raise SurgeError(
-            f"the example overhead {example_overhead} must be positive.", "0.2 means 20% more examples."
-        )
     steps = _steps(group, example_overhead)
     if not steps:
         raise NotEnoughDataError(

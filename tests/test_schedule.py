@@ -189,3 +189,23 @@ def test_negative_examples_are_refused() -> None:
     schedule = recommend(fit_of(target(1.0, 100)))
     with pytest.raises(SurgeError, match="from 0"):
         schedule.lr(-1)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"budget_examples": math.nan},
+        {"budget_examples": math.inf},
+        {"budget_examples": -1.0},
+        {"example_overhead": math.nan},
+        {"example_overhead": math.inf},
+    ],
+)
+def test_options_that_are_not_finite_and_positive_are_refused_even_without_groups(
+    options: dict[str, float],
+) -> None:
+    for found in (fit_of(target(2.0, 32.0)), fit_of(groups=0)):
+        with pytest.raises(SurgeError, match="not finite and positive"):
+            attach_schedules(found, **options)
+        with pytest.raises(SurgeError, match="not finite and positive"):
+            recommend(found, **options)

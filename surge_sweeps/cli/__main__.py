@@ -1,5 +1,5 @@
 """`python -m surge_sweeps.cli` is `surge-sweep`, for environments whose scripts are not on the path."""
 
-from surge_sweeps.cli.sweep import main
+from surge_sweeps.cli.entry import sweep_main
 
-main()
+sweep_main()

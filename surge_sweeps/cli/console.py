@@ -21,6 +21,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from surge_sweeps.cli.entry import EXIT_INTERRUPTED
 from surge_sweeps.errors import SurgeError
 from surge_sweeps.launch.base import Interrupted, ProgressCallback, no_progress
 
@@ -28,7 +29,6 @@ out = Console()
 err = Console(stderr=True)
 
 EXIT_ERROR = 1
-EXIT_INTERRUPTED = 130
 
 
 def run(app: Callable[[], object]) -> None:
@@ -45,6 +45,9 @@ def run(app: Callable[[], object]) -> None:
         sys.exit(EXIT_INTERRUPTED)
     except SurgeError as error:
         _complain(error)
+        sys.exit(EXIT_ERROR)
+    except MemoryError:
+        _complain(SurgeError("the memory is full.", "Ask for fewer --draws, or close other programs."))
         sys.exit(EXIT_ERROR)
     except OSError as error:
         where = f"{str(error.filename)!r}: " if error.filename else ""

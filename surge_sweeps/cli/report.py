@@ -18,11 +18,15 @@ from surge_sweeps.errors import SurgeError
 from surge_sweeps.fitting import fit, measured_cells
 from surge_sweeps.fitting.observables.plan import PROTOCOLS
 from surge_sweeps.report import safe_name, write_report
-from surge_sweeps.schedule import EXAMPLE_OVERHEAD, attach_schedules
+from surge_sweeps.schedule import EXAMPLE_OVERHEAD, attach_schedules, check_schedule_options
 from surge_sweeps.trackers import project_name, read_project
 from surge_sweeps.trackers.base import ReadOptions, TableColumns
 
 app = typer_app("From a project's runs to optimal learning rates, a verdict and a schedule.")
+
+
+#: Beyond this the draws fill the memory and no interval gets better.
+MAX_DRAWS = 100_000
 
 
 class _Targets(TypedDict):
@@ -120,7 +124,7 @@ def report(
     example_overhead: Annotated[
         float, typer.Option(help="Share of extra examples that larger batches may cost.")
     ] = EXAMPLE_OVERHEAD,
-    draws: Annotated[int, typer.Option(help="Bootstrap draws.", min=200)] = 2000,
+    draws: Annotated[int, typer.Option(help="Bootstrap draws.", min=200, max=MAX_DRAWS)] = 2000,
     fit_seed: Annotated[int, typer.Option(help="Seed of the bootstrap.", min=0)] = 0,
     cache: Annotated[
         bool, typer.Option(help="Keep what was read, and read only what changed next time.")
@@ -175,6 +179,8 @@ def write_project_report(
         project: an experiment or a table. read: how to read it; default with the cache. asked: what to fit.
         output: the folder; default reports/PROJECT. tracker, uri: where the experiment is.
     """
+    asked = asked or FitOptions()
+    check_schedule_options(asked.budget_examples, asked.example_overhead)
     folder = output if output is not None else Path("reports") / safe_name(project_name(project))
     if folder.exists() and not folder.is_dir():
         raise SurgeError(f"{folder} is a file.", "Name a folder with --output.")
@@ -182,7 +188,7 @@ def write_project_report(
     say(f"Collecting {project} ...", quiet=quiet)
     curves = read_project(project, read, tracker=tracker, uri=uri)
     say(f"  {_size(curves)}", quiet=quiet)
-    paths = _fit_and_write(curves, asked or FitOptions(), folder, quiet=quiet)
+    paths = _fit_and_write(curves, asked, folder, quiet=quiet)
     page = next(path for path in paths if path.suffix == ".html")
     out.print(f"Report: {page}", markup=False, highlight=False, soft_wrap=True)
     return page

@@ -12,6 +12,7 @@ import typer
 
 from surge_sweeps import axes
 from surge_sweeps.cli.console import out, progress_bar, run, say, show_page, typer_app
+from surge_sweeps.counting import counted
 from surge_sweeps.errors import SurgeError, UnknownNameError
 from surge_sweeps.launch.base import LaunchResult
 from surge_sweeps.launch.local import LocalLauncher
@@ -153,22 +154,21 @@ def _run_all(sweeps: Sequence[Sweep], store: TrackerStore, agents: int | None, q
 
 def _size(sweep: Sweep) -> str:
     axes_text = " x ".join(
-        f"{len(values)} {name if len(values) == 1 else plural}"
-        for values, name, plural in (
-            (sweep.lr, "learning rate", "learning rates"),
-            (sweep.batch_size, "batch size", "batch sizes"),
-            (sweep.seed, "seed", "seeds"),
+        counted(len(values), name)
+        for values, name in (
+            (sweep.lr, "learning rate"),
+            (sweep.batch_size, "batch size"),
+            (sweep.seed, "seed"),
         )
     )
-    return f"{len(sweep.trials()):,} trials = {axes_text}"
+    return f"{counted(len(sweep.trials()), 'trial')} = {axes_text}"
 
 
 def _tell(result: LaunchResult) -> None:
     out.print(result.summary(), highlight=False)
     reasons = Counter(result.failures.values())
     for reason, count in reasons.most_common(5):
-        who = "1 trial" if count == 1 else f"{count} trials"
-        out.print(f"  {who}: {reason}", markup=False, highlight=False, soft_wrap=True)
+        out.print(f"  {counted(count, 'trial')}: {reason}", markup=False, highlight=False, soft_wrap=True)
     if result.missing:
         out.print("Call the same command again to run the missing trials.")
 

@@ -12,6 +12,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from surge_sweeps.curves import LossCurves
+from surge_sweeps.errors import SurgeError
 from surge_sweeps.fitting.drift.drift_data import DriftTarget
 from surge_sweeps.fitting.drift.joint_drift import drift_of_b_crit, drift_of_peak
 from surge_sweeps.fitting.drift.theory_tests import theory_tests
@@ -35,6 +36,10 @@ from surge_sweeps.fitting.result import (
 from surge_sweeps.fitting.summary import target_label
 from surge_sweeps.fitting.tradeoff.fit_tradeoff import TradeoffDetails, analyse_tradeoff
 from surge_sweeps.fitting.verdict.decide import Verdict, decide
+
+
+#: Fewer draws have no 95% interval.
+MIN_DRAWS = 40
 
 
 class _Fitted(NamedTuple):
@@ -73,7 +78,8 @@ def fit(
 
     Raises:
         UnknownNameError: no such protocol.
-        SurgeError: a target loss is not finite, the horizon is not positive, or the protocol needs other data.
+        SurgeError: a target loss is not finite, the horizon is not positive, there are too few draws, or the protocol
+            needs other data.
 
     >>> from surge_sweeps.simulate import Grid, Truth, simulate_training
     >>> grid = Grid([4, 8, 16, 32, 64], np.geomspace(0.01, 0.4, 12), 4)
@@ -82,6 +88,11 @@ def fit(
     >>> found.verdict, [round(record.lr, 2) for record in found.optimal_lr]
     ('sqrt', [0.04, 0.06, 0.08, 0.12, 0.16])
     """
+    if n_draws < MIN_DRAWS or seed < 0:
+        raise SurgeError(
+            f"{n_draws} draws with seed {seed} cannot be made.",
+            f"Give at least {MIN_DRAWS} draws and a seed that is not negative.",
+        )
     plan = plan_fit(curves, protocol=protocol, target_losses=target_losses, horizon_steps=horizon_steps)
     rng = np.random.default_rng(seed)
     problems = [ProblemRecord(run=problem.run, what=problem.what) for problem in curves.problems]
@@ -108,8 +119,8 @@ def fit(
 
 def _nothing(curves: LossCurves) -> str:
     if curves.runs.empty:
-        return "the project has no runs: launch a sweep over learning rates and batch sizes"
-    return "no run has finished yet: launch the sweep again, or wait for it"
+        return "there are no runs: launch a sweep over learning rates and batch sizes, or name another table"
+    return "no run has a result yet: wait for them, or launch the sweep again"
 
 
 def _fit_group(plan: GroupPlan, n_draws: int, rng: np.random.Generator) -> tuple[GroupFit, list[str]]:

@@ -30,10 +30,13 @@ def next_runs(group: GroupFit) -> list[str]:
 
     >>> from surge_sweeps.fitting.result import DriftFit, Slope
     >>> next_runs(GroupFit(group={}, targets=[], drift=DriftFit(b_peak=Slope(), b_crit=Slope())))
-    ['Train longer or choose easier losses: no loss could be evaluated with these runs.']
+    ['More batch sizes first, where there are fewer than three, then longer training or easier losses: ...']
     """
     if not group.targets:
-        return ["Train longer or choose easier losses: no loss could be evaluated with these runs."]
+        return [
+            "More batch sizes first, where there are fewer than three, then longer training or easier losses: no loss"
+            " could be evaluated with these runs."
+        ]
     optima = [optimum for target in group.targets for optimum in target.optimal_lr]
     sizes = sorted({optimum.batch_size for optimum in optima})
     found = [*_grid_runs(group.targets), *_batch_runs(group, sizes)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from surge_sweeps.counting import counted
@@ -16,7 +17,7 @@ from surge_sweeps.fitting.result import (
 from surge_sweeps.report.families import has_rates, target_label
 from surge_sweeps.report.numbers import batch_text, count_text, list_text, loss_text, lr_text
 from surge_sweeps.report.table_words import advice_without_schedule
-from surge_sweeps.report.words import CANNOT_TELL, VERDICTS, behaviour, direction
+from surge_sweeps.report.words import CANNOT_TELL, LAWS, VERDICTS, behaviour, direction, law_title
 from surge_sweeps.schedule import MEASURED
 
 #: In the place of a verdict where there are steps and nothing else.
@@ -24,6 +25,11 @@ NO_RATES = "No learning rates recorded"
 
 #: A sentence with more phases than this is left to the table.
 MOST_PHASES = 4
+
+
+_LAW = rf"({'|'.join(LAWS)})"
+#: Where a remark of the fit names a law; elsewhere "power" or "constant" are plain words.
+_NAMED_LAW = re.compile(rf"(?<=[Tt]he law ){_LAW}\b|(?<=\(){_LAW}(?=\))|\b{_LAW}(?= is the best)")
 
 
 def verdict_counts(targets: list[TargetFit]) -> str:
@@ -92,11 +98,15 @@ def _why_open(group: GroupFit) -> str:
 
 
 def sentence(text: str) -> str:
-    """A remark as a sentence: a capital in front, a full stop behind.
+    """A remark as a sentence: a capital in front, a full stop behind, laws by their names in words.
 
     >>> sentence("only one batch size was run"), sentence("B_peak lies above 210.")
     ('Only one batch size was run.', 'B_peak lies above 210.')
+    >>> sentence("the law surge_plateau is ahead of the best law without a peak (sqrt)")
+    'The law Surge with plateau is ahead of the best law without a peak (Square root).'
     """
+    text = _NAMED_LAW.sub(lambda found: law_title(found.group()), text)
+    text = re.sub(r"\bsqrt(?= \d+%)", "square root", text)
     closed = text if text.endswith((".", "!", "?")) else f"{text}."
     return closed[0].upper() + closed[1:]
 

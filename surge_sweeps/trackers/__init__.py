@@ -5,6 +5,7 @@ A tracker's own package is imported only when it is needed: a local MLflow store
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -41,7 +42,7 @@ def open_tracker(name: str, project: str, uri: str | None = None) -> Tracker:
 
 
 def collect(
-    project: str,
+    project: str | os.PathLike[str],
     *,
     tracker: str | None = None,
     uri: str | None = None,
@@ -88,13 +89,18 @@ def collect(
 
 
 def read_project(
-    project: str, options: ReadOptions, *, tracker: str | None = None, uri: str | None = None
+    project: str | os.PathLike[str],
+    options: ReadOptions,
+    *,
+    tracker: str | None = None,
+    uri: str | None = None,
 ) -> LossCurves:
     """`collect` with its options as one value.
 
     A project is a table when its name ends like one, or a file of that name is there and neither `tracker` nor `uri`
     is given.
     """
+    project = os.fspath(project)
     if project.lower().endswith(SUFFIXES) or (tracker is None and uri is None and is_table(project)):
         if tracker is not None or uri is not None:
             raise SurgeError(

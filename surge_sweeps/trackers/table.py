@@ -12,8 +12,9 @@ from typing import cast, get_args
 import numpy as np
 import pandas as pd
 
+from surge_sweeps.counting import counted
 from surge_sweeps.curves import POINT_COLUMNS, LossCurves, Observable, Problem, build_curves
-from surge_sweeps.errors import UnknownNameError
+from surge_sweeps.errors import SurgeError, UnknownNameError
 from surge_sweeps.trackers.assemble import BatchUnit
 from surge_sweeps.trackers.base import ReadOptions
 from surge_sweeps.trackers.table_curves import curve_tables
@@ -21,6 +22,11 @@ from surge_sweeps.trackers.table_file import project_name, read_file
 from surge_sweeps.trackers.table_roles import find_roles
 from surge_sweeps.trackers.table_rows import Rows, read_rows
 from surge_sweeps.trackers.table_values import BoolArray
+
+#: This many learning rates of one batch size and seed, or of one batch size that lie further apart than tuning twice
+#: would put them, are a sweep.
+_SWEPT_RATES = 3
+_TUNED_SPREAD = 10.0
 
 #: What a row without a number tells, by what the table records.
 _WITHOUT: dict[Observable, str] = {
@@ -79,6 +85,7 @@ def _run_table(rows: Rows, observable: Observable, repeated: pd.Series[bool] | N
         repeated: the rows of the file that repeat another one in every column; None where seeds tell runs apart.
     """
     if observable == "given":
+        _check_tuned(rows)
         rows.table = rows.table.assign(response=np.nan)
     _set_status(rows, observable)
     _drop_repeated(rows, observable, repeated)
@@ -88,6 +95,21 @@ def _run_table(rows: Rows, observable: Observable, repeated: pd.Series[bool] | N
     table = rows.table[columns].reset_index(drop=True)
     table.insert(0, "run", pd.Series(names, dtype="str"))
     return table
+
+
+def _check_tuned(rows: Rows) -> None:
+    """Refuse a grid of learning rates as tuned ones: the middle of a grid would pass for an optimum."""
+    cells = rows.table.groupby([*rows.groups, "batch_size", "seed"], dropna=False, sort=True)["lr"]
+    count, spread = cells.nunique(), cells.max() / cells.min()
+    seeded = np.asarray(count.index.get_level_values("seed").notna(), dtype=bool)
+    swept = count[(count >= _SWEPT_RATES) & (seeded | (spread > _TUNED_SPREAD))]
+    if len(swept):
+        batch_size = swept.index.get_level_values("batch_size")[0]
+        raise SurgeError(
+            f"batch size {batch_size} has {swept.iloc[0]} learning rates; --optimal-lr-column takes one tuned rate a"
+            " batch size.",
+            "Use --loss-column, --gain-column or --steps-to-goal-column for a sweep.",
+        )
 
 
 def _set_status(rows: Rows, observable: Observable) -> None:
@@ -136,7 +158,7 @@ def _say_replicates(rows: Rows, runs: pd.DataFrame) -> None:
     shared = cells[cells > 1]
     if len(shared):
         what = (
-            f"the table has no seeds: {int(shared.sum())} runs that share learning rate and batch size with others"
-            " were taken as replicates"
+            f"the table has no seeds: {counted(int(shared.sum()), 'run')} that share learning rate and batch size"
+            " with others were taken as replicates"
         )
         rows.problems.append(Problem(None, what))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from surge_sweeps.curves import CONTROL_COLUMNS, MAX_BATCH_SIZE, RUN_COLUMNS, Observable, Problem
+from surge_sweeps.curves import CONTROL_COLUMNS, LR_RANGE, MAX_BATCH_SIZE, RUN_COLUMNS, Observable, Problem
 from surge_sweeps.errors import SurgeError
 from surge_sweeps.trackers.table_file import RawTable
 from surge_sweeps.trackers.table_groups import likely_hyper_parameters
@@ -27,6 +27,8 @@ from surge_sweeps.trackers.table_values import (
 
 #: Where a learning rate may be missing, rows are kept without.
 _LR_OPTIONAL: tuple[Observable, ...] = ("steps",)
+#: Where this share of the losses is positive, the others are slips or place-holders; else zero is a value like others.
+_POSITIVE_SHARE = 0.8
 _OWN_NAMES = (*RUN_COLUMNS, *CONTROL_COLUMNS)
 
 
@@ -78,6 +80,7 @@ def read_rows(raw: RawTable, roles: Roles) -> Rows:
     _check_some_left(rows)
     _read_seeds(rows, raw, roles.seed)
     _read_statuses(rows, raw, roles.status)
+    _check_signs(rows, raw, roles)
     _read_groups(rows, raw, roles)
     return rows
 
@@ -126,9 +129,11 @@ def _read_axes(rows: Rows, raw: RawTable, roles: Roles) -> None:
     rates = numbers(_raw_column(rows, raw, roles.lr))
     rows.table = rows.table.assign(lr=rates.values)
     if roles.observable not in _LR_OPTIONAL:
-        _drop_by_kind(rows, raw, roles.lr, _not_positive(rates))
+        beyond = (rates.values < LR_RANGE[0]) | (rates.values > LR_RANGE[1])
+        kinds = [*_not_positive(rates), (beyond, "is not a believable learning rate")]
+        _drop_by_kind(rows, raw, roles.lr, kinds)
         return
-    unusable = ~(np.isfinite(rates.values) & (rates.values > 0))
+    unusable = ~((rates.values >= LR_RANGE[0]) & (rates.values <= LR_RANGE[1]))
     rows.say(unusable, f"with no usable learning rate in {raw.names[roles.lr]!r}, kept without")
     rows.table = rows.table.assign(lr=rates.values).assign(lr=lambda table: table["lr"].mask(unusable))
 
@@ -198,6 +203,25 @@ def _read_statuses(rows: Rows, raw: RawTable, column: int | None) -> None:
     unknown = np.asarray(read == "", dtype=bool) & ~blank(values)
     shown = f" ({examples_text(values[unknown])})" if unknown.any() else ""
     rows.say(unknown, f"with an unknown status{shown}, taken by what was measured")
+
+
+def _check_signs(rows: Rows, raw: RawTable, roles: Roles) -> None:
+    """Losses below or at zero among positive ones, which would be the best of all, and gains that all lose."""
+    if roles.response is None or roles.observable == "steps":
+        return
+    values = rows.table["response"].to_numpy(float)
+    finite, positive = np.isfinite(values), values > 0
+    if roles.observable == "gain":
+        if finite.any() and not (finite & positive).any():
+            what = "no gain is positive: is larger better in this column?"
+            rows.problems.append(Problem(None, what))
+        return
+    # A run noted as diverged may well stand with a zero, and is used without its number.
+    noted = (rows.table["status"] == "diverged").to_numpy() & (roles.observable == "final")
+    measured = finite & ~noted
+    if positive[measured].sum() >= _POSITIVE_SHARE * measured.sum():
+        what = "is not positive, unlike most others"
+        _drop_by_kind(rows, raw, roles.response, [(measured & ~positive, what)])
 
 
 def _read_groups(rows: Rows, raw: RawTable, roles: Roles) -> None:

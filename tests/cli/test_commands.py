@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from surge_sweeps.cli.console import run
 from surge_sweeps.sweep import Sweep
 
 PYTHON = sys.executable
@@ -279,6 +280,53 @@ def test_what_is_wrong_with_a_table_is_told(tmp_path: Path) -> None:
         report_command(tmp_path, "little", "--group-by=a,b"), "'little' is no table, and --group-by"
     )
     assert not (tmp_path / "reports").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [
+        ("--budget-examples=nan", "the budget of nan examples is not finite and positive"),
+        ("--budget-examples=0", "the budget of 0 examples"),
+        ("--example-overhead=inf", "the example overhead inf is not finite and positive"),
+        ("--example-overhead=-1", "the example overhead -1"),
+    ],
+)
+def test_a_budget_or_overhead_that_is_no_length_is_told_before_anything_is_read(
+    tmp_path: Path, option: str, told: str
+) -> None:
+    done = report_command(tmp_path, "none.csv", option)
+    assert is_told(done, told)
+    assert "Collecting" not in done.stderr
+
+
+def test_more_draws_than_memory_holds_are_refused(tmp_path: Path) -> None:
+    assert report_command(tmp_path, "none.csv", "--draws=1000000").returncode == 2
+
+
+def test_full_memory_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    def fill() -> None:
+        raise MemoryError
+
+    with pytest.raises(SystemExit) as ended:
+        run(fill)
+    assert ended.value.code == 1
+    assert "the memory is full" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["report", "sweep"])
+def test_ctrl_c_while_a_command_loads_leaves_no_traceback(tmp_path: Path, command: str) -> None:
+    script = f"""
+import sys
+class Interrupt:
+    def find_spec(self, name, path=None, target=None):
+        if name == "surge_sweeps.cli.{command}":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupt())
+from surge_sweeps.cli.entry import {command}_main
+{command}_main()
+"""
+    done = subprocess.run([PYTHON, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (130, "stopped.\n")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

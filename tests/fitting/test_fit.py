@@ -184,7 +184,7 @@ def test_empty_project_gives_no_group_and_says_so() -> None:
     found = fit(curves.select(curves.runs["lr"] < 0))
     assert_valid(found)
     assert found.groups == []
-    assert "has no runs: launch a sweep" in texts(found)
+    assert "there are no runs: launch a sweep" in texts(found)
 
 
 def test_project_without_a_finished_run_says_so() -> None:
@@ -192,7 +192,7 @@ def test_project_without_a_finished_run_says_so() -> None:
     found = fit(build_curves(curves.runs.assign(status="running"), curves.points))
     assert_valid(found)
     assert found.groups == []
-    assert "no run has finished yet" in texts(found)
+    assert "no run has a result yet" in texts(found)
 
 
 def test_one_batch_size_is_inconclusive_and_asks_for_more() -> None:

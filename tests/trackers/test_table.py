@@ -198,6 +198,76 @@ def test_gains_and_given_learning_rates(tmp_path: Path) -> None:
     assert "'eta' is negative: data row 4" in problems(given_rates)
 
 
+@pytest.mark.parametrize(
+    ("header", "rows"),
+    [
+        ("eta,batch_size,seed", ".1,8,0\n.2,8,0\n.4,8,0\n.1,4,0\n.2,4,1\n.4,4,2\n"),
+        ("eta,batch_size", ".1,8\n.2,8\n2,8\n.1,4\n.2,4\n.4,4\n"),
+    ],
+)
+def test_a_grid_of_learning_rates_is_not_taken_for_tuned_ones(tmp_path: Path, header: str, rows: str) -> None:
+    path = write(tmp_path, f"{header}\n{rows}")
+    with pytest.raises(SurgeError, match=r"batch size 8 has 3 learning rates; .* Use --loss-column"):
+        ss.collect(path, optimal_lr="eta", group_by=())
+    tuned = "".join(f"{line}\n" for line in rows.splitlines() if ",8" not in line)
+    curves = ss.collect(write(tmp_path, f"{header}\n{tuned}"), optimal_lr="eta", group_by=())
+    assert curves.runs["lr"].tolist() == [0.1, 0.2, 0.4]
+
+
+def test_steps_to_a_goal_over_a_grid_of_learning_rates_keep_them(tmp_path: Path) -> None:
+    rows = "".join(f"{lr},8,{100 * lr}\n" for lr in (1, 2, 4))
+    for name in ("lr", "eta"):
+        path = write(tmp_path, f"{name},batch_size,steps\n{rows}")
+        curves = ss.collect(path, lr=name, steps_to_goal="steps")
+        assert rows_of(curves, "lr", "response") == [[1, 100], [2, 200], [4, 400]]
+
+
+def test_a_loss_that_is_not_positive_among_positive_ones_is_left_out(tmp_path: Path) -> None:
+    good = "".join(f"{lr},8,{lr}\n" for lr in range(1, 9))
+    curves = final_table(tmp_path, f"{good}9,8,0\n10,8,-1\n11,8,-inf\n")
+    assert curves.runs["lr"].tolist() == [*range(1, 9), 11]
+    assert "2 rows left out, 'loss' is not positive, unlike most others ('0', '-1'): data rows 9 and 10" in (
+        problems(curves)
+    )
+    assert curves.runs["status"].tolist()[-1] == "diverged"
+    losses = [9.0 - step for step in range(10)]
+    points = ss.collect(write(tmp_path, f"{STEP_HEADER}\n{curve_rows((1, losses))}"), step="step")
+    assert points.points["loss"].tolist() == losses[:-1]
+    assert "1 row left out, 'loss' is not positive" in problems(points)
+
+
+def test_a_zero_of_a_run_noted_as_diverged_stays_a_diverged_run(tmp_path: Path) -> None:
+    good = "".join(f"{lr},8,{lr},ok\n" for lr in range(1, 9))
+    curves = final_table(tmp_path, f"{good}9,8,0,diverged\n", "lr,batch_size,loss,status")
+    assert curves.runs["status"].tolist()[-1] == "diverged"
+
+
+def test_losses_that_are_mostly_negative_are_losses(tmp_path: Path) -> None:
+    curves = final_table(tmp_path, "".join(f"{lr},8,{2 - lr}\n" for lr in range(1, 9)))
+    assert curves.runs["response"].tolist() == [2.0 - lr for lr in range(1, 9)]
+
+
+@pytest.mark.parametrize(("sign", "told"), [(-1, True), (1, False)])
+def test_gains_that_are_all_losses_are_asked_about(tmp_path: Path, sign: int, told: bool) -> None:
+    path = write(tmp_path, "lr,batch_size,gain\n" + "".join(f"{lr},8,{sign * lr}\n" for lr in (1, 2, 4)))
+    curves = ss.collect(path, gain="gain")
+    assert ("no gain is positive: is larger better in this column?" in problems(curves)) is told
+
+
+def test_learning_rates_beyond_belief_are_one_problem(tmp_path: Path) -> None:
+    far = "1e287,8,1\n1e-293,8,1\n"
+    curves = final_table(tmp_path, f"0.1,8,1\n{far}")
+    assert len(curves.problems) == 1
+    assert "2 rows left out, 'lr' is not a believable learning rate ('1e287', '1e-293')" in problems(curves)
+    with pytest.raises(SurgeError, match="no row of the table can be used"):
+        final_table(tmp_path, far)
+
+
+def test_a_path_object_is_a_table_as_well(tmp_path: Path) -> None:
+    path = Path(write(tmp_path, "lr,batch_size,loss\n0.1,8,1\n"))
+    assert ss.collect(path).source == str(path)
+
+
 def grid_table() -> pd.DataFrame:
     """A grid of two optimizers with columns of every kind that tables have."""
     index = pd.MultiIndex.from_product(
