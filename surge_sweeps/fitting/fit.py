@@ -37,7 +37,6 @@ from surge_sweeps.fitting.summary import target_label
 from surge_sweeps.fitting.tradeoff.fit_tradeoff import TradeoffDetails, analyse_tradeoff
 from surge_sweeps.fitting.verdict.decide import Verdict, decide
 
-
 #: Fewer draws have no 95% interval.
 MIN_DRAWS = 40
 
