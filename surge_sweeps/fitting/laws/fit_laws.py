@@ -38,7 +38,7 @@ LawGrids = dict[str, tuple[tuple[CurveGrid, LevelFit], ...]]
 _B_NOISE = {
     "sgd_saturation": ("b_noise", "batch size at which the optimal learning rate is half its largest (SGD B_noise)"),
     "adam_saturation": ("b_s", "batch size B_s at which the optimal LR is 1/sqrt(2) of its largest (Adam saturation)"),
-    "surge": ("b_noise", "B_noise of the surge law, where its learning rate peaks"),
+    "surge": ("b_noise", "B_noise of the surge law; the interval allows for a plateau, where B_noise = B_s/kappa"),
     "surge_plateau": ("b_s/kappa", "B_noise = B_s/kappa of the surge law with plateau"),
 }  # fmt: skip
 
@@ -125,13 +125,17 @@ class LawFits:
 
     def _shape_interval(self, law_name: str, estimate: float, parameter: str, definition: str) -> Interval:
         logs, likelihoods = [], []
-        for grid, levels in self._grids[law_name]:
+        grids = [(part, parameter) for part in self._grids[law_name]]
+        if law_name == "surge":
+            # The plain law is the limit of the one with a plateau: data that allow one allow its B_noise too.
+            grids += [(part, "b_s/kappa") for part in self._grids["surge_plateau"]]
+        for (grid, levels), name in grids:
             shape = grid.shape()
-            if parameter == "b_s/kappa":
+            if name == "b_s/kappa":
                 with np.errstate(divide="ignore"):
                     values = shape["b_s"] / np.maximum(shape["kappa"], 0.0)
             else:
-                values = shape[parameter]
+                values = shape[name]
             usable = np.isfinite(values)
             logs.append(np.log(values[usable]))
             likelihoods.append(levels.log_likelihood.max(axis=1)[usable])
