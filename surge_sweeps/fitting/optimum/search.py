@@ -13,7 +13,7 @@ import numpy as np
 from scipy.stats import t
 
 from surge_sweeps.fitting.observables.cells import Cells
-from surge_sweeps.fitting.observables.responses import FloatArray
+from surge_sweeps.fitting.observables.responses import BoolArray, FloatArray
 from surge_sweeps.fitting.optimum.basin import (
     Basins,
     Minima,
@@ -289,7 +289,21 @@ def _flat_bands(
             continue
         flat = np.nonzero(curve[batch] <= curve[batch].min() + tolerance[batch])[0]
         ends = x[batch, 0][flat[[0, -1]]] + scale.centre[batch]
-        # The value is a mean over shapes, the curve one of them: the band is widened to hold the value.
-        value = optima.log_lr[batch]
-        bands.append((float(np.exp(min(ends[0], value))), float(np.exp(max(ends[1], value)))))
+        # The value is a mean over shapes, the curve one of them: the band is widened to hold the value, and the
+        # measured learning rates about the best that their noise does not tell from it.
+        measured = cells.log_lr[batch][_like_the_best(basins.deficit[batch, 0], tolerance[batch])]
+        held = [optima.log_lr[batch], *ends, *measured]
+        bands.append((float(np.exp(min(held))), float(np.exp(max(held)))))
     return tuple(bands)
+
+
+def _like_the_best(deficit: FloatArray, tolerance: float) -> BoolArray:
+    """(n_lr,) the stretch of learning rates about the best whose own mean is within the tolerance of the best one's."""
+    like = np.isfinite(deficit) & (deficit <= tolerance)
+    if not like.any():
+        return like
+    best = int(np.nanargmin(deficit))
+    columns = np.arange(deficit.size)
+    first = np.where(~like & (columns < best), columns, -1).max()
+    last = np.where(~like & (columns > best), columns, deficit.size).min()
+    return np.asarray((columns > first) & (columns < last))
