@@ -300,7 +300,9 @@ def paper_critical_batch(batch_size: ArrayLike, steps: ArrayLike) -> float | Non
     >>> round(paper_critical_batch([10.0, 100.0, 1000.0], [550.0, 100.0, 55.0]), 6)
     100.0
     """
-    s = np.asarray(steps, float)
+    # The slope does not depend on the scale of S, which is taken out so that its inverse squares are numbers.
+    log_s = np.log(np.asarray(steps, float))
+    s = np.exp(np.clip(log_s - log_s.mean(), -100.0, 100.0))
     x, y = 1 / (s * np.asarray(batch_size, float)), 1 / s
     spread = float(np.sum((x - x.mean()) ** 2))
     if spread <= 0:
