@@ -166,7 +166,7 @@ def _loss_unit(x: FloatArray, excess: FloatArray) -> float:
 def _weights(cells: Cells, deficit: FloatArray, unit: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Inverse variance of each cell's deficit, and the sd of one run per batch size (NaN without replicates)."""
     variance, freedom = within_cell_variance(cells)
-    variance = variance / unit[:, None] ** 2
+    variance = (np.sqrt(variance) / unit[:, None]) ** 2
     near = np.isfinite(deficit) & (deficit <= 1.0)
     near_freedom = np.where(near, freedom, 0)
     total = near_freedom.sum(axis=1)
