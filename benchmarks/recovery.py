@@ -34,6 +34,7 @@ from benchmarks.recovery_sweeps import (
 from surge_sweeps.fitting import fit
 from surge_sweeps.fitting.result import Interval, TargetFit
 from surge_sweeps.fitting.tradeoff.fit_tradeoff import analyse_tradeoff
+from surge_sweeps.report.words import interval_text
 from surge_sweeps.simulate import Damage, Grid, LogSkew, Noise, SignQuadratic, Truth, simulate_branches
 from surge_sweeps.simulate import simulate_training as simulate_curves
 
@@ -66,18 +67,12 @@ def exact_quadratic() -> Iterator[str]:
             else f"{peak:.1f}, plateau peak ratio {_ratio(truth):.3f}, half-gain batch "
             f"{float(truth.critical_batch(truth.start_loss)):.1f}"
         )
-        yield f"  {name:<14} true B_peak {shown:<55} fit: {found.verdict}, B_peak {_text(found.b_peak)}"
+        yield f"  {name:<14} true B_peak {shown:<55} fit: {found.verdict}, B_peak {interval_text(found.b_peak)}"
 
 
 def _ratio(truth: SignQuadratic) -> float:
     peak = truth.peak()
     return float(truth.optimal_lr(peak)) / truth.plateau_lr() if peak is not None else 1.0
-
-
-def _text(interval: Interval) -> str:
-    ends = ["open" if end is None else f"{end:.3g}" for end in (interval.low, interval.high)]
-    value = "-" if interval.estimate is None else f"{interval.estimate:.3g}"
-    return f"{value} [{ends[0]}, {ends[1]}]"
 
 
 def coverage(sims: int) -> Iterator[str]:

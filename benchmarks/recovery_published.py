@@ -15,7 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import surge_sweeps as ss
-from surge_sweeps.fitting.result import Interval, SurgeFit, TargetFit
+from surge_sweeps.fitting.result import SurgeFit, TargetFit
+from surge_sweeps.report.words import interval_text
 
 
 def step_law(folder: Path, *, draws: int = 2000) -> SurgeFit:
@@ -65,11 +66,11 @@ def results(folder: Path) -> Iterator[tuple[str, str, str]]:
     crits = {"85M": "E_min/S_min 2191 after their corrections", "302M": "E_min/S_min 5433"}
     for group in steps_to_goal(folder).groups:
         tradeoff = group.targets[0].tradeoff
-        found = "none" if tradeoff is None else f"B_crit {_ends(tradeoff.b_crit)}"
+        found = "none" if tradeoff is None else f"B_crit {interval_text(tradeoff.b_crit)}"
         yield f"Zhang {group.group['model']}", found, crits[str(group.group["model"])]
     target = one_sgd_step(folder).groups[0].targets[0]
     law = next(law for law in target.laws if law.name == "sgd_saturation")
-    numbers = f"eps_max {law.parameters['eps_max']:.4f}, B_noise {_ends(target.b_noise)}"
+    numbers = f"eps_max {law.parameters['eps_max']:.4f}, B_noise {interval_text(target.b_noise)}"
     yield "One SGD step, MNIST", f"{target.verdict}, {numbers}", "saturation, eps_max 0.1475, B_noise 49.8"
     target = tuned_sign_descent(folder).groups[0].targets[0]
     law = next(law for law in target.laws if law.name == "power")
@@ -79,10 +80,4 @@ def results(folder: Path) -> Iterator[tuple[str, str, str]]:
 
 def _told(target: TargetFit) -> str:
     rates = ", ".join(f"{one.batch_size}: {one.lr:.2g}" for one in target.optimal_lr if one.lr is not None)
-    return f"{target.verdict}, B_peak {_ends(target.b_peak)}; optimal LR {rates}"
-
-
-def _ends(interval: Interval) -> str:
-    ends = ["open" if end is None else f"{end:.3g}" for end in (interval.low, interval.high)]
-    value = "-" if interval.estimate is None else f"{interval.estimate:.3g}"
-    return f"{value} [{ends[0]}, {ends[1]}]"
+    return f"{target.verdict}, B_peak {interval_text(target.b_peak)}; optimal LR {rates}"

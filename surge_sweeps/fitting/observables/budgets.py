@@ -164,16 +164,16 @@ def crossing_targets(
             "the gain of runs from scratch counts from where they reach a loss and needs a number of steps: give"
             " --horizon-steps (the paper takes 10 to 300)"
         ]
-    chosen, problems = usable_losses(curves, losses)
+    lowest = running_minimum(curves)
+    chosen, problems = usable_losses(curves, lowest, losses)
     if not chosen:
         return None, problems
-    lowest = running_minimum(curves)
     crossed = np.exp(steps_to_losses(lowest, chosen).values)
     last = lowest.last_steps()
     targets, columns = [], []
     for column, loss in enumerate(chosen):
         end = crossed[:, column] + horizon_steps
-        short = np.isfinite(end) & (end > last) & (curves.runs["status"] != "diverged").to_numpy()
+        short = np.isfinite(end) & (end > last) & ~_diverged(curves)
         if short.any():
             problems.append(
                 f"{counted(int(short.sum()), 'run')} ended before {horizon_steps} steps after loss {loss:g}: "

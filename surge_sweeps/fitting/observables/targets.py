@@ -102,16 +102,18 @@ def reach_targets(
     Returns:
         None when no loss can be a target; the texts say why and what to run.
     """
-    chosen, problems = usable_losses(curves, losses)
+    lowest = running_minimum(curves)
+    chosen, problems = usable_losses(curves, lowest, losses)
     if not chosen:
         return None, problems
     targets = tuple(Target("reach", float(loss)) for loss in chosen)
-    return TargetRuns(targets, curves, steps_to_losses(running_minimum(curves), chosen)), problems
+    return TargetRuns(targets, curves, steps_to_losses(lowest, chosen)), problems
 
 
-def usable_losses(curves: LossCurves, losses: Sequence[float] | None) -> tuple[list[float], list[str]]:
+def usable_losses(
+    curves: LossCurves, lowest: RunningMinimum, losses: Sequence[float] | None
+) -> tuple[list[float], list[str]]:
     """The losses to reach, chosen where None are given, highest first; and why some or all cannot be targets."""
-    lowest = running_minimum(curves)
     if losses is None:
         chosen = list(choose_losses(curves, lowest))
         return chosen, [] if chosen else [_why_no_loss(lowest)]

@@ -7,32 +7,24 @@ trains models: what was found, how precise it is, what failed and which runs wou
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from surge_sweeps.counting import counted
-from surge_sweeps.fitting.laws.fit_laws import LawFits, fit_laws
-from surge_sweeps.fitting.laws.law_class import class_weights, law_rises, selected_law
+from surge_sweeps.fitting.laws.fit_laws import LawFits
+from surge_sweeps.fitting.laws.law_class import class_weights, law_rises
 from surge_sweeps.fitting.laws.surge_family import B_PEAK
 from surge_sweeps.fitting.optimum.optima import Optima
 from surge_sweeps.fitting.result import Interval, LawFit, VerdictName
 from surge_sweeps.fitting.verdict.advice import missing_optima, next_runs, precision
 from surge_sweeps.fitting.verdict.detectable import minimum_detectable_kappa
-from surge_sweeps.fitting.verdict.edge_artefact import edge_artefact, pressed_by_edge
+from surge_sweeps.fitting.verdict.edge_artefact import edge_artefact
+from surge_sweeps.fitting.verdict.obstacles import find_obstacles, law_of, rising_of
 from surge_sweeps.fitting.verdict.surge_gates import SIGNIFICANCE, SurgeEvidence, best_scatter, weigh_surge
 
 FloatArray = NDArray[np.float64]
-
-MIN_CLASS_WEIGHT = 0.8
-#: A constant is claimed only if the learning rate changes by at most this factor over the batch sizes (95%).
-MOST_CHANGE_OF_CONSTANT = 2.0
-_LARGEST_LOG = 700.0
-#: Below this p-value of the test without laws, a monotone verdict contradicts the optima.
-CONTRADICTION = 0.01
 
 _NO_B_NOISE = "B_noise: defined only under a saturation or surge law"
 _WORDS: dict[VerdictName, str] = {
@@ -99,12 +91,7 @@ def decide(
         return _inconclusive(optima, law_fits, evidence, [artefact], kappa)
     weights = class_weights(law_fits)
     best = next(iter(weights), None)
-    obstacles = _obstacles(law_fits, evidence, weights)
-    if best is not None and not obstacles:
-        obstacles = [
-            *_too_coarse_for_constant(law_fits, best, kappa),
-            *_limited_by_stability(optima, law_fits, best, stability_edge or {}),
-        ]
+    obstacles = find_obstacles(optima, law_fits, evidence, kappa, stability_edge or {})
     if best is None or obstacles:
         return _inconclusive(optima, law_fits, evidence, obstacles, kappa)
     return _monotone(law_fits, evidence, best, weights[best], kappa)
@@ -166,14 +153,14 @@ def _monotone(
     law_fits: LawFits, evidence: SurgeEvidence, name: VerdictName, weight: float, kappa: float | None
 ) -> Verdict:
     b = law_fits.observed.batch_sizes
-    law = _law_of(law_fits, name)
+    law = law_of(law_fits, name)
     what = _power(law_fits, law) if name == "power" else _WORDS[name]
     headline = (
         f"{what}, from {b[0]:g} to {b[-1]:g}: such laws hold {weight:.0%} of the Akaike weight, and "
         f"{law.name} is the best of them."
     )
     reasons = (headline, *_why_no_surge(evidence), *_if_any_peak(law_fits), precision(law_fits, kappa))
-    rising = _rising(name, law, b)
+    rising = rising_of(name, law, b)
     b_peak = _peak_without_surge(law_fits, low=rising, high=rising is False)
     b_noise = law_fits.b_noise(law.name) if name == "saturation" else Interval(definition=_NO_B_NOISE)
     return Verdict(name, reasons, law.name, b_peak, b_noise, kappa)
@@ -212,114 +199,6 @@ def _inconclusive(
     return Verdict(
         "inconclusive", tuple(dict.fromkeys(reasons)), None, b_peak, Interval(definition=_NO_B_NOISE), kappa
     )
-
-
-def _obstacles(law_fits: LawFits, evidence: SurgeEvidence, weights: dict[VerdictName, float]) -> list[str]:
-    """What stands against the heaviest class as the verdict; empty where nothing does."""
-    observed = law_fits.observed
-    n = observed.log_lr.size
-    if law_fits.fit("surge").aicc is None:
-        return [
-            f"{counted(n, 'batch size')} cannot tell the laws apart: six or more are needed, eight are better."
-        ]
-    best, *others = weights
-    found = []
-    if best == "surge":
-        failed = [gate.finding for gate in evidence.gates if not gate.passed]
-        found.append(
-            f"Most of the evidence is for a surge law, but a surge is not established. {' '.join(failed)}"
-        )
-    elif weights[best] < MIN_CLASS_WEIGHT:
-        rivals = ", ".join(f"{name} {weights[name]:.0%}" for name in (best, *others[:2]))
-        found.append(
-            f"Several kinds of law describe the optima about equally well ({rivals} of the Akaike weight; a verdict "
-            f"needs {MIN_CLASS_WEIGHT:.0%})."
-        )
-    else:
-        edges = _deciding_edges(law_fits, best)
-        if edges:
-            sizes = ", ".join(f"{observed.batch_sizes[index]:g}" for index in edges)
-            found.append(
-                f"The best description is {best}, but the optimum at batch size {sizes} lies at an edge of the "
-                "learning-rate grid, which could change that."
-            )
-        p = _contradicting_p(evidence, best, _law_of(law_fits, best), observed.batch_sizes)
-        if p < CONTRADICTION:
-            found.append(
-                f"The best description is {best}, but a test without laws contradicts it (p = {p:.3g}): the optima "
-                "rise and fall more than their noise explains."
-            )
-    return found
-
-
-def _too_coarse_for_constant(law_fits: LawFits, name: VerdictName, kappa: float | None) -> list[str]:
-    """A constant has the fewest parameters and wins where the optima say nothing: it must be shown, not left over."""
-    if name != "constant":
-        return []
-    b, exponent = law_fits.observed.batch_sizes, law_fits.exponent()
-    most = max(abs(end) if end is not None else math.inf for end in (exponent.low, exponent.high))
-    change = math.exp(min(most * math.log(b[-1] / b[0]), _LARGEST_LOG))
-    if change <= MOST_CHANGE_OF_CONSTANT and kappa is not None:
-        return []
-    seen = f"by up to a factor of {change:.3g}" if math.isfinite(most) else "by any factor"
-    weakest = "of any strength" if kappa is None else f"below kappa = {kappa:.2g}"
-    return [
-        f"A constant describes the optima, but they are too uncertain to say that: over the measured batch sizes the "
-        f"learning rate could change {seen} (95%), and a surge {weakest} would not show."
-    ]
-
-
-def _limited_by_stability(
-    optima: Optima, law_fits: LawFits, name: VerdictName, stability_edge: Mapping[float, float]
-) -> list[str]:
-    """Optima pressed against the edge of stability are lower limits: does the verdict stand with them as such?"""
-    if name not in ("saturation", "constant", "power"):
-        return []
-    pressed = pressed_by_edge(law_fits.observed, best_scatter(law_fits), stability_edge)
-    if not pressed:
-        return []
-    bounded = fit_laws(optima.as_lower_bounds(pressed))
-    if bounded.fits and class_weights(bounded).get(name, 0.0) >= MIN_CLASS_WEIGHT:
-        return []
-    sizes = ", ".join(f"{b:g}" for b in sorted(pressed))
-    return [
-        f"The best description is {name}, but at batch size {sizes} the optimum lies at the largest learning rate "
-        "that trains: it may be the edge of stability and not the law. With those optima as lower limits the data do "
-        "not say which law holds. Longer warm-up or gradient clipping, at every batch size alike, would tell."
-    ]
-
-
-def _law_of(law_fits: LawFits, name: VerdictName) -> LawFit:
-    """The law selected within a class that has Akaike weight, and so at least one law."""
-    law = selected_law(law_fits.fits, law_fits.observed.batch_sizes, name)
-    if law is None:
-        raise ValueError(f"no law is of the class {name!r}")
-    return law
-
-
-def _deciding_edges(law_fits: LawFits, name: VerdictName) -> list[int]:
-    """Edges among the two largest batch sizes, and the two smallest unless the verdict is about the large end."""
-    edge, n = law_fits.observed.side != 0, law_fits.observed.side.size
-    ends = {n - 2, n - 1} if name == "saturation" else {0, 1, n - 2, n - 1}
-    return [int(index) for index in np.flatnonzero(edge) if index in ends]
-
-
-def _contradicting_p(
-    evidence: SurgeEvidence, name: VerdictName, law: LawFit, batch_sizes: FloatArray
-) -> float:
-    if evidence.test is None:
-        return 1.0
-    rising = _rising(name, law, batch_sizes)
-    if rising is None:
-        return min(evidence.test)
-    return evidence.test.p_rising if rising else evidence.test.p_falling
-
-
-def _rising(name: VerdictName, law: LawFit, batch_sizes: FloatArray) -> bool | None:
-    """Whether a monotone verdict rises (True), falls (False) or does neither (None)."""
-    if name == "constant":
-        return None
-    return name != "power" or law_rises(law, batch_sizes)
 
 
 def _why_no_surge(evidence: SurgeEvidence) -> list[str]:
