@@ -18,7 +18,7 @@ import numpy as np
 
 from surge_sweeps.trackers import collect, open_tracker
 from surge_sweeps.trackers.base import EVAL_LOSS, EXAMPLES, TRAIN_LOSS, RunRecord
-from surge_sweeps.trackers.mlflow_client import connect
+from surge_sweeps.trackers.mlflow.client import connect
 
 PROJECT = "bench"
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from surge_sweeps.curves import LossCurves
 from surge_sweeps.errors import SurgeError, UnknownNameError
 from surge_sweeps.trackers.base import ReadOptions, TableColumns, Tracker
-from surge_sweeps.trackers.table_file import SUFFIXES, is_table, project_name
+from surge_sweeps.trackers.tables.file import SUFFIXES, is_table, project_name
 
 #: The trackers there are.
 TRACKERS: tuple[str, ...] = ("mlflow",)
@@ -36,7 +36,7 @@ def open_tracker(name: str, project: str, uri: str | None = None) -> Tracker:
     surge_sweeps.errors.UnknownNameError: unknown tracker 'mlfow'. Valid: mlflow. Did you mean 'mlflow'?
     """
     _check(name)
-    from surge_sweeps.trackers.mlflow_writer import MlflowTracker
+    from surge_sweeps.trackers.mlflow.writer import MlflowTracker
 
     return MlflowTracker(project, uri)
 
@@ -107,7 +107,7 @@ def read_project(
                 f"{project!r} is a table, and --tracker or --uri say where an experiment is.",
                 "Leave them away, or name an experiment.",
             )
-        from surge_sweeps.trackers.table import read_table
+        from surge_sweeps.trackers.tables.reader import read_table
 
         return read_table(project, options)
     _check(tracker or "mlflow")
@@ -117,7 +117,7 @@ def read_project(
             f"{project!r} is no table, and {names} only go with one.",
             "Leave them away, or give the path of a CSV or Parquet file.",
         )
-    from surge_sweeps.trackers.mlflow_reader import MlflowReader
+    from surge_sweeps.trackers.mlflow.reader import MlflowReader
 
     return MlflowReader(uri).collect(project, options)
 

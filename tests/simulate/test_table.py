@@ -26,7 +26,7 @@ from surge_sweeps.simulate import (
 )
 from surge_sweeps.simulate.table import TableObservable
 from surge_sweeps.trackers.base import ReadOptions, TableColumns
-from surge_sweeps.trackers.table import read_table
+from surge_sweeps.trackers.tables.reader import read_table
 
 SURGE = Truth("surge", {"eps_max": 0.02, "b_noise": 64.0}, b_crit=48.0)
 FINE = np.geomspace(0.002, 0.04, 400).tolist()

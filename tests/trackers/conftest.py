@@ -17,7 +17,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 
 from surge_sweeps.trackers.base import RunRecord
-from surge_sweeps.trackers.mlflow_client import connect
+from surge_sweeps.trackers.mlflow.client import connect
 
 
 @pytest.fixture(scope="session")

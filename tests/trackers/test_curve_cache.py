@@ -18,7 +18,8 @@ from mlflow import MlflowClient
 from surge_sweeps import curve_cache
 from surge_sweeps.curve_cache import Series, SeriesCache, join_series
 from surge_sweeps.curves import LossCurves
-from surge_sweeps.trackers import collect, mlflow_reader
+from surge_sweeps.trackers import collect
+from surge_sweeps.trackers.mlflow import reader as mlflow_reader
 
 Log = Callable[..., str]
 

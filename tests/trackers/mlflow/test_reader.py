@@ -20,8 +20,9 @@ from mlflow import MlflowClient
 
 from surge_sweeps.curves import LossCurves
 from surge_sweeps.errors import SurgeError, TrackerError, UnknownNameError
-from surge_sweeps.trackers import collect, mlflow_reader, open_tracker
+from surge_sweeps.trackers import collect, open_tracker
 from surge_sweeps.trackers.base import RunRecord
+from surge_sweeps.trackers.mlflow import reader as mlflow_reader
 
 Log = Callable[..., str]
 Make = Callable[..., RunRecord]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from surge_sweeps.curves import Status
 from surge_sweeps.errors import SurgeError, TrackerError, UnknownNameError
-from surge_sweeps.trackers.mlflow_record import TAG_STATUS, TAG_SUMMARY, TAG_SWEEP_ID, TAG_TRIAL_ID
+from surge_sweeps.trackers.mlflow.record import TAG_STATUS, TAG_SUMMARY, TAG_SWEEP_ID, TAG_TRIAL_ID
 from surge_sweeps.trackers.stored_runs import LatestPoint, StoredRun, as_status
 
 #: MLflow stores plus and minus infinity as these.

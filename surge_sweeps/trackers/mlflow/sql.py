@@ -19,9 +19,9 @@ import numpy as np
 from surge_sweeps.curve_cache import Series, join_series
 from surge_sweeps.curves import RESULT_STATUSES, Status
 from surge_sweeps.errors import TrackerError
-from surge_sweeps.trackers.mlflow_file import cut_off_error
-from surge_sweeps.trackers.mlflow_record import NOT_TRIALS, TAG_KIND, TAG_STATUS, TAG_TRIAL_ID
-from surge_sweeps.trackers.mlflow_runs import make_run, restore_infinities, unknown_experiment
+from surge_sweeps.trackers.mlflow.file import cut_off_error
+from surge_sweeps.trackers.mlflow.record import NOT_TRIALS, TAG_KIND, TAG_STATUS, TAG_TRIAL_ID
+from surge_sweeps.trackers.mlflow.runs import make_run, restore_infinities, unknown_experiment
 from surge_sweeps.trackers.stored_runs import LatestPoint, StoredRun, as_status
 
 # The better one first; a store made by an older MLflow has only the second.

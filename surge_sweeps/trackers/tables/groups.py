@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from surge_sweeps.trackers.table_values import numbers
+from surge_sweeps.trackers.tables.values import numbers
 
 #: A sweep gives a hyper-parameter a few values; a column with more than this is something measured.
 MAX_VALUES = 30

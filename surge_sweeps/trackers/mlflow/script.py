@@ -11,10 +11,10 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from surge_sweeps.curves import Status
-from surge_sweeps.trackers.mlflow_runs import STORED_INFINITY
+from surge_sweeps.trackers.mlflow.runs import STORED_INFINITY
 
 if TYPE_CHECKING:
-    from surge_sweeps.trackers.mlflow_writer import MlflowTracker
+    from surge_sweeps.trackers.mlflow.writer import MlflowTracker
 
 _LISTED_METRICS = 10
 

@@ -16,8 +16,8 @@ from urllib.parse import urlsplit
 
 from surge_sweeps.errors import MissingExtraError, TrackerError
 from surge_sweeps.extras import require
-from surge_sweeps.trackers.mlflow_file import KEPT_HINT, cut_off_error, prepare_file
-from surge_sweeps.trackers.mlflow_uri import (
+from surge_sweeps.trackers.mlflow.file import KEPT_HINT, cut_off_error, prepare_file
+from surge_sweeps.trackers.mlflow.uri import (
     absolute_uri,
     display_uri,
     hide_credentials,

@@ -8,8 +8,8 @@ from __future__ import annotations
 from surge_sweeps.curves import LossCurves
 from surge_sweeps.trackers.assemble import Origin, assemble
 from surge_sweeps.trackers.base import ReadOptions
-from surge_sweeps.trackers.mlflow_sql import open_store
-from surge_sweeps.trackers.mlflow_uri import absolute_uri, display_uri, resolve_uri, sqlite_path
+from surge_sweeps.trackers.mlflow.sql import open_store
+from surge_sweeps.trackers.mlflow.uri import absolute_uri, display_uri, resolve_uri, sqlite_path
 
 
 class MlflowReader:
@@ -39,7 +39,7 @@ class MlflowReader:
                 number = store.experiment_id(project)
                 origin = Origin(project, shown, ("mlflow", absolute_uri(self._uri), str(number)))
                 return assemble(store.runs(number), store, origin, options)
-        from surge_sweeps.trackers.mlflow_rest import ClientStore
+        from surge_sweeps.trackers.mlflow.rest import ClientStore
 
         client = ClientStore(self._uri)
         experiment = client.experiment_id(project)

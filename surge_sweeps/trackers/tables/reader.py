@@ -1,6 +1,6 @@
 """A CSV or Parquet table as `LossCurves`: one number a run and row, or the points of loss curves.
 
-What each column is follows from the options (`table_roles`), rows are checked one by one (`table_rows`), and then put
+What each column is follows from the options (`roles`), rows are checked one by one (`rows`), and then put
 together here: repeated rows, replicates, runs and their statuses.
 """
 
@@ -17,11 +17,11 @@ from surge_sweeps.curves import POINT_COLUMNS, LossCurves, Observable, Problem, 
 from surge_sweeps.errors import SurgeError, UnknownNameError
 from surge_sweeps.trackers.assemble import BatchUnit
 from surge_sweeps.trackers.base import ReadOptions
-from surge_sweeps.trackers.table_curves import curve_tables
-from surge_sweeps.trackers.table_file import project_name, read_file
-from surge_sweeps.trackers.table_roles import find_roles
-from surge_sweeps.trackers.table_rows import Rows, read_rows
-from surge_sweeps.trackers.table_values import BoolArray
+from surge_sweeps.trackers.tables.curves import curve_tables
+from surge_sweeps.trackers.tables.file import project_name, read_file
+from surge_sweeps.trackers.tables.roles import find_roles
+from surge_sweeps.trackers.tables.rows import Rows, read_rows
+from surge_sweeps.trackers.tables.values import BoolArray
 
 #: This many learning rates of one batch size and seed, or of one batch size that lie further apart than tuning twice
 #: would put them, are a sweep.

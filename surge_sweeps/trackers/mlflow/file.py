@@ -18,7 +18,7 @@ from pathlib import Path
 
 from surge_sweeps.errors import TrackerError
 from surge_sweeps.extras import require
-from surge_sweeps.trackers.mlflow_uri import sqlite_path
+from surge_sweeps.trackers.mlflow.uri import sqlite_path
 
 #: What to do after a store went away; every trial whose status was written is safe.
 KEPT_HINT = "The trials done are kept: once the store can be written, call the same command again and it runs the rest."

@@ -7,7 +7,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from surge_sweeps.errors import SurgeError
-from surge_sweeps.trackers.table_rows import Rows
+from surge_sweeps.trackers.tables.rows import Rows
 
 Codes = NDArray[np.int64]
 

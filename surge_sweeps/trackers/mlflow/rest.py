@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from surge_sweeps.curve_cache import Series, join_series
-from surge_sweeps.trackers.mlflow_client import connect, search_all_runs, store_errors
-from surge_sweeps.trackers.mlflow_record import NOT_TRIALS, TAG_KIND
-from surge_sweeps.trackers.mlflow_runs import make_run, restore_infinities, unknown_experiment
+from surge_sweeps.trackers.mlflow.client import connect, search_all_runs, store_errors
+from surge_sweeps.trackers.mlflow.record import NOT_TRIALS, TAG_KIND
+from surge_sweeps.trackers.mlflow.runs import make_run, restore_infinities, unknown_experiment
 from surge_sweeps.trackers.stored_runs import LatestPoint, StoredRun
 
 _HINT = "See that the store can be reached, then call the same command again."

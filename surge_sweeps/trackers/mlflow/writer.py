@@ -16,10 +16,10 @@ from surge_sweeps.curves import RESULT_STATUSES, Status
 from surge_sweeps.errors import TrackerError, UnknownNameError
 from surge_sweeps.extras import require
 from surge_sweeps.trackers.base import RunRecord, RunWriter, Scalar, ScriptRun
-from surge_sweeps.trackers.mlflow_buffer import BufferedRun, now_ms
-from surge_sweeps.trackers.mlflow_client import connect, quoted, search_all_runs, store_errors
-from surge_sweeps.trackers.mlflow_file import FileGuard, is_missing
-from surge_sweeps.trackers.mlflow_record import (
+from surge_sweeps.trackers.mlflow.buffer import BufferedRun, now_ms
+from surge_sweeps.trackers.mlflow.client import connect, quoted, search_all_runs, store_errors
+from surge_sweeps.trackers.mlflow.file import FileGuard, is_missing
+from surge_sweeps.trackers.mlflow.record import (
     TAG_KIND,
     TAG_PARENT,
     TAG_STATUS,
@@ -33,10 +33,10 @@ from surge_sweeps.trackers.mlflow_record import (
     run_name,
     summary_tags,
 )
-from surge_sweeps.trackers.mlflow_runs import unknown_experiment
-from surge_sweeps.trackers.mlflow_script import MlflowScriptRun
-from surge_sweeps.trackers.mlflow_sql import open_store
-from surge_sweeps.trackers.mlflow_uri import absolute_uri, resolve_uri, sqlite_path
+from surge_sweeps.trackers.mlflow.runs import unknown_experiment
+from surge_sweeps.trackers.mlflow.script import MlflowScriptRun
+from surge_sweeps.trackers.mlflow.sql import open_store
+from surge_sweeps.trackers.mlflow.uri import absolute_uri, resolve_uri, sqlite_path
 
 _BATCH_ENTITIES = 1000  # metrics, parameters and tags together, in one call
 _BATCH_PARAMS = 100

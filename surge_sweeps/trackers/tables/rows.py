@@ -10,10 +10,10 @@ import pandas as pd
 
 from surge_sweeps.curves import CONTROL_COLUMNS, LR_RANGE, MAX_BATCH_SIZE, RUN_COLUMNS, Observable, Problem
 from surge_sweeps.errors import SurgeError
-from surge_sweeps.trackers.table_file import RawTable
-from surge_sweeps.trackers.table_groups import likely_hyper_parameters
-from surge_sweeps.trackers.table_roles import Roles
-from surge_sweeps.trackers.table_values import (
+from surge_sweeps.trackers.tables.file import RawTable
+from surge_sweeps.trackers.tables.groups import likely_hyper_parameters
+from surge_sweeps.trackers.tables.roles import Roles
+from surge_sweeps.trackers.tables.values import (
     BoolArray,
     Numbers,
     blank,

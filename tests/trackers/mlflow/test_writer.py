@@ -22,9 +22,12 @@ from mlflow import MlflowClient
 from mlflow.entities import ViewType
 
 from surge_sweeps.errors import MissingExtraError, TrackerError
-from surge_sweeps.trackers import collect, mlflow_buffer, mlflow_file, mlflow_writer, open_tracker
+from surge_sweeps.trackers import collect, open_tracker
 from surge_sweeps.trackers.base import RunRecord, Tracker
-from surge_sweeps.trackers.mlflow_record import definition_from_tags
+from surge_sweeps.trackers.mlflow import buffer as mlflow_buffer
+from surge_sweeps.trackers.mlflow import file as mlflow_file
+from surge_sweeps.trackers.mlflow import writer as mlflow_writer
+from surge_sweeps.trackers.mlflow.record import definition_from_tags
 
 Make = Callable[..., RunRecord]
 

@@ -10,10 +10,10 @@ from surge_sweeps.curves import Status
 from surge_sweeps.errors import TrackerError
 from surge_sweeps.extras import require
 from surge_sweeps.trackers.base import Scalar
-from surge_sweeps.trackers.mlflow_record import check_names
+from surge_sweeps.trackers.mlflow.record import check_names
 
 if TYPE_CHECKING:
-    from surge_sweeps.trackers.mlflow_writer import MlflowTracker
+    from surge_sweeps.trackers.mlflow.writer import MlflowTracker
 
 FLUSH_POINTS = 1000
 FLUSH_SECONDS = 15.0

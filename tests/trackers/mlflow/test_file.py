@@ -14,11 +14,12 @@ from pathlib import Path
 import pytest
 
 from surge_sweeps.errors import TrackerError
-from surge_sweeps.trackers import collect, mlflow_file, open_tracker
+from surge_sweeps.trackers import collect, open_tracker
 from surge_sweeps.trackers.base import RunRecord
-from surge_sweeps.trackers.mlflow_client import connect
+from surge_sweeps.trackers.mlflow import file as mlflow_file
+from surge_sweeps.trackers.mlflow.client import connect
 
-OPEN = "import sys; from surge_sweeps.trackers.mlflow_client import connect; connect(sys.argv[1])"
+OPEN = "import sys; from surge_sweeps.trackers.mlflow.client import connect; connect(sys.argv[1])"
 START_LIMIT_S = 60.0
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from surge_sweeps.curves import Observable
 from surge_sweeps.errors import SurgeError, UnknownNameError
 from surge_sweeps.trackers.base import EVAL_LOSS, TRAIN_LOSS, ReadOptions, column_flag
-from surge_sweeps.trackers.table_file import RawTable
+from surge_sweeps.trackers.tables.file import RawTable
 
 #: Columns looked for when no loss column is named.
 LOSS_NAMES = ("loss", EVAL_LOSS, TRAIN_LOSS)

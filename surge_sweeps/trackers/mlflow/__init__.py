@@ -1,0 +1,1 @@
+"""MLflow: writing sweeps into experiments, reading experiments as loss curves."""
