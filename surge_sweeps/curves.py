@@ -6,8 +6,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -65,6 +65,7 @@ class LossCurves:
         project: what the user called it. source: where it was read, without secrets. loss_name: the metric read.
         batch_unit: what `batch_size` and `examples` count.
         observable: what was recorded of every run; `points` is empty unless it is `loss_curve`.
+        read_as: what the tracker's names were taken for, in words: "learning rate" -> "optim.lr" and the like.
     """
 
     runs: pd.DataFrame
@@ -75,6 +76,7 @@ class LossCurves:
     loss_name: str = "loss"
     batch_unit: Literal["examples", "sequences", "tokens"] = "examples"
     observable: Observable = "loss_curve"
+    read_as: Mapping[str, str] = field(default_factory=dict)
 
     def results(self) -> LossCurves:
         """Only the runs that ended with a result: finished, diverged or capped."""
@@ -100,6 +102,7 @@ def build_curves(
     loss_name: str = "loss",
     batch_unit: Literal["examples", "sequences", "tokens"] = "examples",
     observable: Observable = "loss_curve",
+    read_as: Mapping[str, str] | None = None,
 ) -> LossCurves:
     """Check, sort and repair raw tables into `LossCurves`.
 
@@ -107,8 +110,8 @@ def build_curves(
         runs: at least the columns `RUN_COLUMNS`.
         points: at least `run`, `step` and `loss`; a missing `examples` is filled with step times batch size. Of
             several rows with the same run and step the last one wins, and the number dropped is a problem.
-        problems: those met before, which stay in front. project, source, loss_name, batch_unit, observable: see
-            `LossCurves`.
+        problems: those met before, which stay in front. project, source, loss_name, batch_unit, observable, read_as:
+            see `LossCurves`.
 
     Raises:
         SurgeError: a required column is missing, or a run name stands twice.
@@ -138,7 +141,9 @@ def build_curves(
         points.loc[unknown, "examples"] = (points["step"] * batch)[unknown]
     points["examples"] = points["examples"].astype(float)
     points = points[list(POINT_COLUMNS)]
-    return LossCurves(runs, points, tuple(found), project, source, loss_name, batch_unit, observable)
+    return LossCurves(
+        runs, points, tuple(found), project, source, loss_name, batch_unit, observable, read_as or {}
+    )
 
 
 def _usable_runs(runs: pd.DataFrame, found: list[Problem], *, lr_needed: bool) -> pd.DataFrame:

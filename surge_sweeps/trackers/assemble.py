@@ -5,6 +5,7 @@ The same for every tracker; each brings its runs as `StoredRun` and its points a
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,8 +17,10 @@ from numpy.typing import NDArray
 
 from surge_sweeps.curve_cache import Series, SeriesCache, join_series
 from surge_sweeps.curves import RESULT_STATUSES, LossCurves, Problem, Status, build_curves
-from surge_sweeps.errors import UnknownNameError
-from surge_sweeps.trackers.base import EVAL_LOSS, EXAMPLES, TOKENS, TRAIN_LOSS, ReadOptions
+from surge_sweeps.errors import SurgeError, UnknownNameError
+from surge_sweeps.trackers.base import ReadOptions
+from surge_sweeps.trackers.naming.choose import choose_names
+from surge_sweeps.trackers.naming.names import ReadNames, StepAxis
 from surge_sweeps.trackers.stored_runs import RunColumns, StoredRun, repeated_trials, run_columns
 
 BatchUnit = Literal["examples", "sequences", "tokens"]
@@ -33,17 +36,29 @@ class SeriesSource(Protocol):
         """How many points of a metric each run has; None where the store cannot say."""
         ...
 
-    def fetch(self, runs: Sequence[str], metric: str) -> Series:
-        """Every point of a metric, run after run in the order given; infinities and NaN as they were logged."""
+    def fetch(self, runs: Sequence[str], metric: str, axis: str | None) -> Series:
+        """Every point of a metric, run after run in the order given; infinities and NaN as they were logged.
+
+        Args:
+            runs: the runs' names. metric: the metric.
+            axis: the metric logged in the same row that gives `Series.step`, NaN where a row has none; None: the
+                store's own step.
+        """
         ...
 
 
 class Origin(NamedTuple):
-    """What is read: the project as the user calls it, the store without secrets, and the store's own exact identity."""
+    """What is read.
+
+    Attributes:
+        project: as the user calls it. source: the store, without secrets. identity: the store's own, exact.
+        own_step: the store's own step is the optimizer step whoever logged it; on W&B it may count log calls.
+    """
 
     project: str
     source: str
     identity: tuple[str, ...]
+    own_step: bool = False
 
 
 def assemble(
@@ -53,59 +68,56 @@ def assemble(
 
     Raises:
         UnknownNameError: a parameter, metric or batch unit that is not there.
+        AmbiguousNameError: several names that may be meant. SurgeError: nothing tells the optimizer step.
     """
     if options.batch_unit not in get_args(BatchUnit):
         raise UnknownNameError("batch unit", options.batch_unit, get_args(BatchUnit))
-    table, problems = run_columns(stored, options)
+    names = choose_names(stored, options, own_step=origin.own_step)
+    problems = [*names.problems, *(Problem(run, what) for run, what in names.left_out.items())]
+    stored = [run for run in stored if run.run not in names.left_out]
+    table, found = run_columns(stored, names, seed_asked=options.seed is not None)
+    problems += found
     usable = set(table["run"])
-    stored = [run for run in stored if run.run in usable]
-    loss = _choose_loss(stored, options.loss, problems)
-    stored = _with_metric(stored, loss, problems)
+    stored = _with_metric([run for run in stored if run.run in usable], names.loss, problems)
+    if names.step.metric is not None:
+        stored = _with_metric(stored, names.step.metric, problems)
 
-    losses = _tidy(_read(stored, source, loss, origin, options), loss, problems)
+    losses = _read(stored, source, names.loss, names, origin, options, problems)
+    _check_points(losses, stored, names)
+    if (
+        names.foreign
+        and options.loss is None
+        and not losses.empty
+        and losses["run"].value_counts().median() < 2
+    ):
+        problems.append(
+            Problem(
+                None,
+                f"most runs have one point of {names.loss!r}, no curve: --loss-column takes another metric",
+            )
+        )
     stored = [
         replace(run, recorded=status) for run, status in zip(stored, _statuses(stored, losses), strict=True)
     ]
     dropped = repeated_trials(stored, problems)
     stored = [run for run in stored if run.run not in dropped]
 
-    unit = TOKENS if options.batch_unit == "tokens" else EXAMPLES
-    counted = [run for run in stored if unit in run.metrics]
-    seen = _tidy(_read(counted, source, unit, origin, options), unit, problems)
     points = losses.rename(columns={"value": "loss"})
-    points = points.merge(seen.rename(columns={"value": "examples"}), on=["run", "step"], how="left")
-    _name_gaps(points, {run.run for run in counted}, unit, problems)
+    if names.examples is not None:
+        counted = [run for run in stored if names.examples in run.metrics]
+        seen = _read(counted, source, names.examples, names, origin, options, problems)
+        points = points.merge(seen.rename(columns={"value": "examples"}), on=["run", "step"], how="left")
+        _name_gaps(points, {run.run for run in counted}, names.examples, problems)
     return build_curves(
         _with_status(RunColumns(table, problems), stored),
         points,
         problems=problems,
         project=origin.project,
         source=origin.source,
-        loss_name=loss,
+        loss_name=names.loss,
         batch_unit=cast(BatchUnit, options.batch_unit),
+        read_as=names.read_as,
     )
-
-
-def _choose_loss(stored: Sequence[StoredRun], asked: str | None, problems: list[Problem]) -> str:
-    names = {name for run in stored for name in run.metrics}
-    if asked is not None:
-        if stored and asked not in names:
-            raise UnknownNameError("metric", asked, names)
-        return asked
-    logged = [run for run in stored if run.metrics]
-    # A run that was cut off before its first evaluation does not decide for those that ended.
-    decisive = [run for run in logged if run.status in RESULT_STATUSES] or logged
-    evaluated = sum(EVAL_LOSS in run.metrics for run in decisive)
-    if evaluated == len(decisive) or (evaluated and TRAIN_LOSS not in names):
-        return EVAL_LOSS
-    if TRAIN_LOSS not in names:
-        raise UnknownNameError("metric", EVAL_LOSS, names)
-    if evaluated:
-        lacking = len(decisive) - evaluated
-        problems.append(
-            Problem(None, f"{lacking} of {len(decisive)} runs lack {EVAL_LOSS}: {TRAIN_LOSS} is read instead")
-        )
-    return TRAIN_LOSS
 
 
 def _with_metric(stored: Sequence[StoredRun], metric: str, problems: list[Problem]) -> list[StoredRun]:
@@ -118,25 +130,56 @@ def _with_metric(stored: Sequence[StoredRun], metric: str, problems: list[Proble
 
 
 def _read(
-    stored: Sequence[StoredRun], source: SeriesSource, metric: str, origin: Origin, options: ReadOptions
+    stored: Sequence[StoredRun],
+    source: SeriesSource,
+    metric: str,
+    names: ReadNames,
+    origin: Origin,
+    options: ReadOptions,
+    problems: list[Problem],
+) -> pd.DataFrame:
+    """The points of a metric by optimizer step: columns `run`, `step` and `value`, sorted."""
+    series = _fetch(stored, source, metric, names.step.metric, origin, options)
+    if names.step.counts != "steps":
+        params = {run.run: run.params for run in stored}
+        counts = [names.steps_per_count(params[run]) for run in series.runs]
+        a_step = np.array([math.nan if count is None else count for count in counts])
+        series = replace(series, step=series.step / a_step[series.run_index()])
+    return _tidy(series, metric, names.step.metric, problems)
+
+
+def _fetch(
+    stored: Sequence[StoredRun],
+    source: SeriesSource,
+    metric: str,
+    axis: str | None,
+    origin: Origin,
+    options: ReadOptions,
 ) -> Series:
     runs = [run.run for run in stored]
     if not runs:
         return join_series([])
     if options.cache_dir is None:
-        return source.fetch(runs, metric)
+        return source.fetch(runs, metric, axis)
     rows = source.count(runs, metric)
     signatures = {run.run: run.signature(metric, count) for run, count in zip(stored, rows, strict=True)}
-    cache = SeriesCache(options.cache_dir, (*origin.identity, metric))
-    return cache.update(signatures, lambda changed: source.fetch(changed, metric))
+    # A series holds the axis as it was logged, so the cache is of the metric and its axis.
+    key = (*origin.identity, metric) if axis is None else (*origin.identity, metric, axis)
+    cache = SeriesCache(options.cache_dir, key)
+    return cache.update(signatures, lambda changed: source.fetch(changed, metric, axis))
 
 
-def _tidy(series: Series, metric: str, problems: list[Problem]) -> pd.DataFrame:
+def _tidy(series: Series, metric: str, axis: str | None, problems: list[Problem]) -> pd.DataFrame:
     """One row per run and step, the newest of several; columns `run`, `step` and `value`, sorted."""
     run = series.run_index()
+    without = np.isnan(series.step) & (axis is not None)
+    _count(run[without], series.runs, problems, f"of {metric!r} left out: logged without {axis!r}")
     whole = (series.step >= 0) & (series.step == np.floor(series.step)) & (series.step < 2.0**53)
     _count(
-        run[~whole], series.runs, problems, f"of {metric!r} left out: the step is no whole number from 0 on"
+        run[~whole & ~without],
+        series.runs,
+        problems,
+        f"of {metric!r} left out: the step is no whole number from 0 on",
     )
     index = np.flatnonzero(whole)
     order = index[np.lexsort((index, series.timestamp[index], series.step[index], run[index]))]
@@ -151,6 +194,20 @@ def _tidy(series: Series, metric: str, problems: list[Problem]) -> pd.DataFrame:
     return pd.DataFrame(
         {"run": pd.Series(names, dtype="str"), "step": step[kept].astype(np.int64), "value": value[kept]}
     )
+
+
+def _check_points(losses: pd.DataFrame, stored: Sequence[StoredRun], names: ReadNames) -> None:
+    """Refuse a step axis that places no point at all.
+
+    Raises:
+        SurgeError: no run has a point at a whole step.
+    """
+    if losses.empty and any(run.status in RESULT_STATUSES for run in stored) and names.step != StepAxis():
+        raise SurgeError(
+            f"no point of {names.loss!r} falls on an optimizer step by {names.read_as.get('step', 'its axis')}.",
+            "Give --step-column with a metric that is logged together with the loss, or --batch-column with the batch"
+            " size of an optimizer step.",
+        )
 
 
 def _count(run: NDArray[np.int64], runs: Sequence[str], problems: list[Problem], what: str) -> None:

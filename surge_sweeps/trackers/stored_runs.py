@@ -14,9 +14,10 @@ from typing import NamedTuple, get_args
 
 import pandas as pd
 
-from surge_sweeps.curves import MAX_BATCH_SIZE, RESULT_STATUSES, Problem, Status
+from surge_sweeps.curves import CONTROL_COLUMNS, MAX_BATCH_SIZE, RESULT_STATUSES, Problem, Status
 from surge_sweeps.errors import UnknownNameError
-from surge_sweeps.trackers.base import ReadOptions
+from surge_sweeps.trackers.naming.aliases import BOOKKEEPING, canonical
+from surge_sweeps.trackers.naming.names import ReadNames, number
 
 #: Columns that are identifiers or labels, however much their values look like numbers.
 _TEXT_COLUMNS = frozenset({"trial_id", "sweep_id", "init_from", "start_checkpoint"})
@@ -24,7 +25,6 @@ _TEXT_COLUMNS = frozenset({"trial_id", "sweep_id", "init_from", "start_checkpoin
 _OWN_COLUMNS = frozenset({"run", "status", "lr", "batch_size", "seed"})
 
 _INT = re.compile(r"[+-]?(0|[1-9]\d{0,18})")
-_FLOAT = re.compile(r"[+-]?((\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|inf|nan|infinity)", re.IGNORECASE)
 _BOOLS = {"true": True, "false": False}
 _INT64_MAX = 2**63 - 1
 _STATUSES: dict[str, Status] = {status: status for status in get_args(Status)}
@@ -92,26 +92,29 @@ class RunColumns(NamedTuple):
     problems: list[Problem]
 
 
-def run_columns(stored: Sequence[StoredRun], options: ReadOptions) -> RunColumns:
+def run_columns(stored: Sequence[StoredRun], chosen: ReadNames, *, seed_asked: bool) -> RunColumns:
     """The runs that have a learning rate and a batch size, one row each, every other parameter a typed column.
+
+    Args:
+        stored: the runs. chosen: under which names. seed_asked: the seed's name was asked for.
 
     Raises:
         UnknownNameError: no run at all has the learning rate, the batch size, or a seed of a name that was asked for.
     """
     problems: list[Problem] = []
     names = {name for run in stored for name in run.params}
-    required = [options.lr, options.batch_size] + ([options.seed] if options.seed != ReadOptions.seed else [])
+    required = [chosen.lr, *chosen.batch.keys] + ([chosen.seed] if seed_asked else [])
     for name in required:
         if stored and name not in names:
             raise UnknownNameError("parameter", name, names)
 
-    rows = [row for run in stored if (row := _canonical(run, options, problems)) is not None]
+    rows = [row for run in stored if (row := _canonical(run, chosen, problems)) is not None]
     table = pd.DataFrame(rows, columns=["run", "lr", "batch_size", "seed"])
     table = table.astype({"run": "str", "lr": "float64", "batch_size": "int64", "seed": "Int64"})
     params = {run.run: run.params for run in stored}
     kept = [params[run] for run in table["run"]]
     columns = {}
-    for name in sorted(names - {options.lr, options.batch_size, options.seed}):
+    for name in sorted(names - {chosen.lr, chosen.seed, *chosen.batch.keys} - chosen.ignored):
         if name in _OWN_COLUMNS:
             problems.append(
                 Problem(None, f"the parameter {name!r} is left out: the column of that name is taken")
@@ -119,8 +122,27 @@ def run_columns(stored: Sequence[StoredRun], options: ReadOptions) -> RunColumns
             continue
         values = [param.get(name) for param in kept]
         if any(value is not None for value in values):
-            columns[name] = text_column(values) if name in _TEXT_COLUMNS else typed_column(values)
+            column = text_column(values) if name in _TEXT_COLUMNS else typed_column(values)
+            if not (chosen.foreign and _names_runs(name, column, table)):
+                columns[name] = column
     return RunColumns(pd.concat([table, pd.DataFrame(columns, index=table.index)], axis=1), problems)
+
+
+def _names_runs(name: str, column: pd.Series, table: pd.DataFrame) -> bool:
+    """Whether a setting only names runs or their folders: grouping by it would leave each run on its own.
+
+    Text counts as such where each of its values goes with one learning rate and batch size and these do vary.
+    """
+    if canonical(name) in BOOKKEEPING:
+        return True
+    cells = table[["lr", "batch_size"]]
+    if (
+        name in CONTROL_COLUMNS
+        or not pd.api.types.is_string_dtype(column)
+        or len(cells.drop_duplicates()) < 2
+    ):
+        return False
+    return bool((cells.groupby(column.to_numpy(), dropna=False).nunique() == 1).all(axis=None))
 
 
 def typed_column(values: Sequence[str | None]) -> pd.Series:
@@ -137,7 +159,7 @@ def typed_column(values: Sequence[str | None]) -> pd.Series:
         return _convert(values, lambda text: _BOOLS[text.lower()], "boolean" if partial else "bool")
     if all(_INT.fullmatch(value) and abs(int(value)) <= _INT64_MAX for value in given):
         return _convert(values, int, "Int64" if partial else "int64")
-    if all(_FLOAT.fullmatch(value) for value in given):
+    if all(number(value) is not None for value in given):
         return _convert(values, float, "float64")
     return text_column(values)
 
@@ -152,33 +174,29 @@ def _convert(values: Sequence[str | None], convert: Callable[[str], object], dty
     return pd.Series([missing if value is None else convert(value.strip()) for value in values], dtype=dtype)
 
 
-def _canonical(run: StoredRun, options: ReadOptions, problems: list[Problem]) -> dict[str, object] | None:
-    lr = _number(run.params.get(options.lr))
-    batch_size = _number(run.params.get(options.batch_size))
-    for name, number in ((options.lr, lr), (options.batch_size, batch_size)):
-        if number is None or not (0 < number < math.inf):
+def _canonical(run: StoredRun, chosen: ReadNames, problems: list[Problem]) -> dict[str, object] | None:
+    for name in (chosen.lr, *chosen.batch.keys):
+        value = number(run.params.get(name))
+        if value is None or not (0 < value < math.inf):
             found = repr(run.params[name]) if name in run.params else "missing"
             problems.append(Problem(run.run, f"left out: {name!r} is {found}, not a number above 0"))
             return None
-    if batch_size is None or batch_size != int(batch_size) or batch_size > MAX_BATCH_SIZE:
+    batch_size = chosen.batch.of(run.params)
+    if batch_size is None or not batch_size <= MAX_BATCH_SIZE or batch_size != int(batch_size):
         problems.append(
-            Problem(run.run, f"left out: {options.batch_size!r} is {batch_size}, not a whole number")
+            Problem(run.run, f"left out: {str(chosen.batch)!r} is {batch_size}, not a whole number")
         )
         return None
-    seed = run.params.get(options.seed)
+    seed = run.params.get(chosen.seed)
     if seed is not None and not (_INT.fullmatch(seed.strip()) and abs(int(seed)) <= _INT64_MAX):
         problems.append(Problem(run.run, f"the seed {seed!r} is not a whole number and counts as missing"))
         seed = None
     return {
         "run": run.run,
-        "lr": lr,
+        "lr": number(run.params.get(chosen.lr)),
         "batch_size": int(batch_size),
         "seed": pd.NA if seed is None else int(seed),
     }
-
-
-def _number(text: str | None) -> float | None:
-    return float(text) if text is not None and _FLOAT.fullmatch(text.strip()) else None
 
 
 def repeated_trials(stored: Sequence[StoredRun], problems: list[Problem]) -> set[str]:
