@@ -23,7 +23,8 @@ from rich.progress import (
 
 from surge_sweeps.cli.entry import EXIT_INTERRUPTED
 from surge_sweeps.errors import SurgeError
-from surge_sweeps.launch.base import Interrupted, ProgressCallback, no_progress
+from surge_sweeps.launch.base import Interrupted
+from surge_sweeps.progress import ProgressCallback, no_progress
 
 out = Console()
 err = Console(stderr=True)

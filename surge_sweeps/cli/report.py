@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import csv
-import os
-from dataclasses import dataclass
+import json
 from pathlib import Path
-from typing import Annotated, TypedDict
+from typing import Annotated
 
 import typer
 
-from surge_sweeps.cli.console import out, progress_bar, run, say, show_page, typer_app
-from surge_sweeps.cli.summary import print_summary
-from surge_sweeps.counting import counted
-from surge_sweeps.curves import LossCurves
+from surge_sweeps.cli.console import run, show_page, typer_app
+from surge_sweeps.cli.project_report import FitOptions, cache_folder, write_project_report
 from surge_sweeps.errors import SurgeError
-from surge_sweeps.fitting import fit, measured_cells
 from surge_sweeps.fitting.observables.plan import PROTOCOLS
-from surge_sweeps.report import safe_name, write_report
-from surge_sweeps.schedule import EXAMPLE_OVERHEAD, attach_schedules, check_schedule_options
-from surge_sweeps.trackers import project_name, read_project
+from surge_sweeps.schedule import EXAMPLE_OVERHEAD
 from surge_sweeps.trackers.base import ReadOptions, TableColumns
 
 app = typer_app("From a project's runs to optimal learning rates, a verdict and a schedule.")
@@ -29,34 +23,21 @@ app = typer_app("From a project's runs to optimal learning rates, a verdict and 
 MAX_DRAWS = 100_000
 
 
-class _Targets(TypedDict):
-    """The options that `fit` and `measured_cells` share."""
-
-    protocol: str | None
-    target_losses: tuple[float, ...] | None
-    horizon_steps: int | None
-
-
-@dataclass(frozen=True)
-class FitOptions:
-    """What is asked of the runs: the options of `fit` and of the schedule, under their names there."""
-
-    protocol: str | None = None
-    target_losses: tuple[float, ...] | None = None
-    horizon_steps: int | None = None
-    n_draws: int = 2000
-    seed: int = 0
-    budget_examples: float | None = None
-    example_overhead: float = EXAMPLE_OVERHEAD
-
-
 @app.command()
 def report(
-    project: Annotated[str, typer.Argument(help="MLflow experiment, or the path of a CSV or Parquet table.")],
+    project: Annotated[
+        str,
+        typer.Argument(
+            help="W&B project (entity/project or entity/project/SWEEP_ID), MLflow experiment, or the path of a CSV or"
+            " Parquet table or of a folder of offline W&B runs."
+        ),
+    ],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder to write. Default: reports/PROJECT.")
     ] = None,
-    tracker: Annotated[str | None, typer.Option(help="Where the runs are: mlflow.")] = None,
+    tracker: Annotated[
+        str | None, typer.Option(help="Where the runs are: mlflow or wandb. Default: what is configured.")
+    ] = None,
     uri: Annotated[
         str | None,
         typer.Option(
@@ -71,11 +52,14 @@ def report(
             " eval/loss or train/loss."
         ),
     ] = None,
-    lr_column: Annotated[str, typer.Option(help="Parameter or column with the learning rate.")] = "lr",
+    lr_column: Annotated[str | None, typer.Option(help="Parameter or column with the learning rate.")] = None,
     batch_column: Annotated[
-        str, typer.Option(help="Parameter or column with the batch size.")
-    ] = "batch_size",
-    seed_column: Annotated[str, typer.Option(help="Parameter or column with the seed.")] = "seed",
+        str | None,
+        typer.Option(
+            help="Parameter or column with the global batch size; on a tracker a product as in 'micro * accumulation'."
+        ),
+    ] = None,
+    seed_column: Annotated[str | None, typer.Option(help="Parameter or column with the seed.")] = None,
     batch_unit: Annotated[
         str, typer.Option(help="What a batch counts: examples, sequences or tokens.")
     ] = "examples",
@@ -87,7 +71,19 @@ def report(
         ),
     ] = None,
     step_column: Annotated[
-        str | None, typer.Option(help="Tables: optimizer step, where the rows are points of loss curves.")
+        str | None,
+        typer.Option(
+            help="W&B: the metric that counts optimizer steps; _step where every log call is one step. Tables: the"
+            " optimizer step, where the rows are points of loss curves."
+        ),
+    ] = None,
+    examples_column: Annotated[
+        str | None,
+        typer.Option(help="The metric that counts examples seen (with --batch-unit tokens: tokens)."),
+    ] = None,
+    filters: Annotated[
+        str | None,
+        typer.Option(help='W&B: which runs, as JSON in W&B\'s query language: \'{"state": "finished"}\'.'),
     ] = None,
     run_column: Annotated[
         str | None,
@@ -136,15 +132,25 @@ def report(
     columns = TableColumns(
         group_by=_names(group_by),
         run=run_column,
-        step=step_column,
         steps_to_goal=steps_to_goal_column,
         gain=gain_column,
         optimal_lr=optimal_lr_column,
     )
-    cache_dir = _cache_folder() if cache else None
+    cache_dir = cache_folder() if cache else None
     page = write_project_report(
         project,
-        ReadOptions(loss_column, lr_column, batch_column, seed_column, batch_unit, cache_dir, columns),
+        ReadOptions(
+            loss=loss_column,
+            lr=lr_column,
+            batch_size=batch_column,
+            seed=seed_column,
+            step=step_column,
+            examples=examples_column,
+            filters=_filters(filters),
+            batch_unit=batch_unit,
+            cache_dir=cache_dir,
+            table=columns,
+        ),
         FitOptions(
             protocol=protocol,
             target_losses=_losses(target_losses),
@@ -161,63 +167,6 @@ def report(
     )
     if open_:
         show_page(page)
-
-
-def write_project_report(
-    project: str,
-    read: ReadOptions | None = None,
-    asked: FitOptions | None = None,
-    *,
-    output: Path | None = None,
-    tracker: str | None = None,
-    uri: str | None = None,
-    quiet: bool = False,
-) -> Path:
-    """Do the work of `surge-report` and return the page's path.
-
-    Args:
-        project: an experiment or a table. read: how to read it; default with the cache. asked: what to fit.
-        output: the folder; default reports/PROJECT. tracker, uri: where the experiment is.
-    """
-    asked = asked or FitOptions()
-    check_schedule_options(asked.budget_examples, asked.example_overhead)
-    folder = output if output is not None else Path("reports") / safe_name(project_name(project))
-    if folder.exists() and not folder.is_dir():
-        raise SurgeError(f"{folder} is a file.", "Name a folder with --output.")
-    read = read or ReadOptions(cache_dir=_cache_folder())
-    say(f"Collecting {project} ...", quiet=quiet)
-    curves = read_project(project, read, tracker=tracker, uri=uri)
-    say(f"  {_size(curves)}", quiet=quiet)
-    paths = _fit_and_write(curves, asked, folder, quiet=quiet)
-    page = next(path for path in paths if path.suffix == ".html")
-    out.print(f"Report: {page}", markup=False, highlight=False, soft_wrap=True)
-    return page
-
-
-def _fit_and_write(curves: LossCurves, asked: FitOptions, folder: Path, *, quiet: bool) -> list[Path]:
-    targets: _Targets = {
-        "protocol": asked.protocol,
-        "target_losses": asked.target_losses,
-        "horizon_steps": asked.horizon_steps,
-    }
-    with progress_bar("fitting", quiet=quiet):
-        result = attach_schedules(
-            fit(curves, **targets, n_draws=asked.n_draws, seed=asked.seed),
-            budget_examples=asked.budget_examples,
-            example_overhead=asked.example_overhead,
-        )
-        cells = measured_cells(curves, **targets)
-    paths = write_report(result, cells, folder)
-    if not quiet:
-        print_summary(result, out)
-    return paths
-
-
-def _size(curves: LossCurves) -> str:
-    runs = counted(len(curves.runs), "run")
-    if curves.observable == "loss_curve":
-        return f"{runs}, {len(curves.points):,} points of {curves.loss_name}"
-    return f"{runs} with one value of {curves.loss_name} each"
 
 
 def _names(text: str | None) -> tuple[str, ...] | None:
@@ -238,9 +187,18 @@ def _losses(text: str | None) -> tuple[float, ...] | None:
         ) from error
 
 
-def _cache_folder() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "surge-sweeps"
+def _filters(text: str | None) -> dict[str, object] | None:
+    if text is None:
+        return None
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise SurgeError(
+            f"--filters is no JSON: {error}.", 'Write it as \'{"config.optimizer": "adamw"}\'.'
+        ) from error
+    if not isinstance(found, dict):
+        raise SurgeError("--filters is no JSON object.", 'Write it as \'{"config.optimizer": "adamw"}\'.')
+    return found
 
 
 def main() -> None:

@@ -6,36 +6,41 @@ A tracker's own package is imported only when it is needed: a local MLflow store
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from surge_sweeps.curves import LossCurves
 from surge_sweeps.errors import SurgeError, UnknownNameError
-from surge_sweeps.trackers.base import ReadOptions, TableColumns, Tracker
-from surge_sweeps.trackers.tables.file import SUFFIXES, is_table, project_name
+from surge_sweeps.progress import ProgressCallback, no_progress
+from surge_sweeps.trackers.base import Reader, ReadOptions, TableColumns, Tracker
+from surge_sweeps.trackers.places import TRACKERS, Place, locate
+from surge_sweeps.trackers.tables.file import project_name
 
-#: The trackers there are.
-TRACKERS: tuple[str, ...] = ("mlflow",)
-
-__all__ = ["TRACKERS", "collect", "open_tracker", "project_name", "read_project"]
+__all__ = ["TRACKERS", "Place", "collect", "locate", "open_tracker", "project_name", "read_project"]
 
 
 def open_tracker(name: str, project: str, uri: str | None = None) -> Tracker:
     """Open a project for writing; nothing is created before the first write.
 
     Args:
-        name: one of `TRACKERS`. project: on MLflow the experiment's name. uri: the store; default as configured in
-            the environment (MLFLOW_TRACKING_URI), else `sqlite:///mlflow.db` in the working folder.
+        name: one of `TRACKERS`. project: on MLflow the experiment's name, on W&B `entity/project`. uri: the MLflow
+            store; default as configured in the environment (MLFLOW_TRACKING_URI), else `sqlite:///mlflow.db` in the
+            working folder.
 
     Raises:
-        UnknownNameError: no tracker of that name.
+        UnknownNameError: no tracker of that name. SurgeError: a W&B project with a `uri`.
 
     >>> open_tracker("mlfow", "digits")
     Traceback (most recent call last):
     ...
-    surge_sweeps.errors.UnknownNameError: unknown tracker 'mlfow'. Valid: mlflow. Did you mean 'mlflow'?
+    surge_sweeps.errors.UnknownNameError: unknown tracker 'mlfow'. Valid: mlflow, wandb. Did you mean 'mlflow'?
     """
-    _check(name)
+    if name not in TRACKERS:
+        raise UnknownNameError("tracker", name, TRACKERS)
+    if locate(project, name, uri).kind == "wandb":
+        from surge_sweeps.trackers.wandb.writer import WandbTracker
+
+        return WandbTracker(project)
     from surge_sweeps.trackers.mlflow.writer import MlflowTracker
 
     return MlflowTracker(project, uri)
@@ -47,14 +52,16 @@ def collect(
     tracker: str | None = None,
     uri: str | None = None,
     loss: str | None = None,
-    lr: str = "lr",
-    batch_size: str = "batch_size",
-    seed: str = "seed",
+    lr: str | None = None,
+    batch_size: str | None = None,
+    seed: str | None = None,
+    step: str | None = None,
+    examples: str | None = None,
+    filters: Mapping[str, object] | None = None,
     batch_unit: str = "examples",
     cache_dir: Path | None = None,
     group_by: Sequence[str] | None = None,
     run: str | None = None,
-    step: str | None = None,
     steps_to_goal: str | None = None,
     gain: str | None = None,
     optimal_lr: str | None = None,
@@ -62,18 +69,23 @@ def collect(
     """Read a project's runs and losses, or a table of them.
 
     Args:
-        project: on MLflow the experiment's name; or the path of a CSV or Parquet table.
-        tracker: one of `TRACKERS`; default `mlflow`. uri: as in `open_tracker`. Neither goes with a table.
+        project: on W&B `entity/project`, `entity/project/SWEEP_ID` or an address; on MLflow the experiment's name; or
+            the path of a CSV or Parquet table or of a folder of offline W&B runs.
+        tracker: one of `TRACKERS`; default: the one that is configured. uri: as in `open_tracker`. Neither goes with a
+            path.
         loss: metric or column to read; default `eval/loss` if every run has it, else `train/loss`. Of a table: the
             one of `loss`, `eval/loss` and `train/loss` that is there.
         lr, batch_size, seed: the parameters or columns that hold them; a table may lack the seed.
+        step, examples: the metric (of a table the column) that counts optimizer steps or examples, see `ReadOptions`.
+        filters: which runs of a W&B project, in W&B's query language, as in `{"state": "finished"}`.
         batch_unit: what the batch size counts: `examples`, `sequences` or `tokens`.
         cache_dir: folder for a cache, so that a second call fetches only new or changed runs; None keeps nothing.
-        group_by, run, step, steps_to_goal, gain, optimal_lr: columns of a table, see `TableColumns`.
+        group_by, run, steps_to_goal, gain, optimal_lr: columns of a table, see `TableColumns`.
 
     Raises:
         UnknownNameError: an unknown tracker, experiment, parameter, metric, column or batch unit.
-        TrackerError: the store is away or cannot be read. SurgeError: the table cannot be read.
+        TrackerError: the store is away or cannot be read. SurgeError: the table cannot be read, or names that fit
+            more than one thing.
 
     >>> collect("digits", uri="sqlite:////no/such/mlflow.db")
     Traceback (most recent call last):
@@ -83,8 +95,18 @@ def collect(
     if isinstance(group_by, str):
         group_by = [group_by]
     groups = None if group_by is None else tuple(group_by)
-    table = TableColumns(groups, run, step, steps_to_goal, gain, optimal_lr)
-    options = ReadOptions(loss, lr, batch_size, seed, batch_unit, cache_dir, table)
+    options = ReadOptions(
+        loss=loss,
+        lr=lr,
+        batch_size=batch_size,
+        seed=seed,
+        step=step,
+        examples=examples,
+        filters=filters,
+        batch_unit=batch_unit,
+        cache_dir=cache_dir,
+        table=TableColumns(groups, run, steps_to_goal, gain, optimal_lr),
+    )
     return read_project(project, options, tracker=tracker, uri=uri)
 
 
@@ -94,34 +116,45 @@ def read_project(
     *,
     tracker: str | None = None,
     uri: str | None = None,
+    progress: ProgressCallback = no_progress,
 ) -> LossCurves:
-    """`collect` with its options as one value.
-
-    A project is a table when its name ends like one, or a file of that name is there and neither `tracker` nor `uri`
-    is given.
-    """
+    """`collect` with its options as one value; `locate` says where the project is looked for."""
     project = os.fspath(project)
-    if project.lower().endswith(SUFFIXES) or (tracker is None and uri is None and is_table(project)):
-        if tracker is not None or uri is not None:
-            raise SurgeError(
-                f"{project!r} is a table, and --tracker or --uri say where an experiment is.",
-                "Leave them away, or name an experiment.",
-            )
+    place = locate(project, tracker, uri)
+    _check_options(project, place, options)
+    if place.kind == "table":
         from surge_sweeps.trackers.tables.reader import read_table
 
         return read_table(project, options)
-    _check(tracker or "mlflow")
-    if options.table.given():
-        names = ", ".join(options.table.given())
+    return _reader(place, uri, progress).collect(project, options)
+
+
+def _reader(place: Place, uri: str | None, progress: ProgressCallback) -> Reader:
+    if place.kind == "offline":
+        from surge_sweeps.trackers.wandb.offline import OfflineFolder
+
+        return OfflineFolder(progress)
+    if place.kind == "wandb":
+        from surge_sweeps.trackers.wandb.reader import WandbReader
+
+        return WandbReader(progress)
+    from surge_sweeps.trackers.mlflow.reader import MlflowReader
+
+    return MlflowReader(uri)
+
+
+def _check_options(project: str, place: Place, options: ReadOptions) -> None:
+    """Refuse what does not go with the place, rather than leave it unheard."""
+    if options.filters is not None and place.kind != "wandb":
+        raise SurgeError(f"filters are W&B's, and {project!r} is no W&B project.", "Leave --filters away.")
+    given = options.table.given()
+    if place.kind == "mlflow" and options.step is not None:
+        given.append("--step-column")
+    if place.kind != "table" and given:
+        names = ", ".join(sorted(given))
         raise SurgeError(
             f"{project!r} is no table, and {names} only go with one.",
             "Leave them away, or give the path of a CSV or Parquet file.",
         )
-    from surge_sweeps.trackers.mlflow.reader import MlflowReader
-
-    return MlflowReader(uri).collect(project, options)
-
-
-def _check(name: str) -> None:
-    if name not in TRACKERS:
-        raise UnknownNameError("tracker", name, TRACKERS)
+    if place.kind == "table" and options.examples is not None:
+        raise SurgeError("--examples-column goes with a tracker, not with a table.", "Leave it away.")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from surge_sweeps.curves import LossCurves, Status
 
@@ -50,6 +50,25 @@ class RunWriter(Protocol):
 
     def finish(self, status: Status, summary: Mapping[str, Scalar] | None = None) -> None:
         """Write what is buffered, then the status. After this the run is closed; a second call does nothing."""
+        ...
+
+
+@runtime_checkable
+class ResumableRun(RunWriter, Protocol):
+    """An open run that a later process may be given again, to go on where this one was stopped."""
+
+    @property
+    def run_id(self) -> str:
+        """The store's own id, the same for every process that is given the run."""
+        ...
+
+    @property
+    def logged_step(self) -> int:
+        """The last step that earlier processes logged, -1 if none: `log` passes over steps up to it."""
+        ...
+
+    def preempt(self) -> None:
+        """Write what is buffered and close the run as one that was asked to make room and will go on."""
         ...
 
 
@@ -131,20 +150,18 @@ def column_flag(name: str) -> str:
 class TableColumns:
     """What the columns of a CSV or Parquet table are; a tracker has none of this.
 
-    At most one of `step`, `steps_to_goal`, `gain` and `optimal_lr` may be given; with none of them each row is a run
-    and holds its final loss.
+    At most one of `steps_to_goal`, `gain`, `optimal_lr` and the step of `ReadOptions` may be given; with none of them
+    each row is a run and holds its final loss.
 
     Attributes:
         group_by: the hyper-parameters that tell groups of runs apart, () for a single group; None guesses them.
-        step: the optimizer step of a loss, so that the rows are points of loss curves. run: with `step`, the name of
-            the run; default the column `run` where there is one.
+        run: with a step, the name of the run; default the column `run` where there is one.
         steps_to_goal: steps to a fixed goal. gain: loss decrease over a fixed number of steps, larger is better.
         optimal_lr: a learning rate tuned elsewhere.
     """
 
     group_by: tuple[str, ...] | None = None
     run: str | None = None
-    step: str | None = None
     steps_to_goal: str | None = None
     gain: str | None = None
     optimal_lr: str | None = None
@@ -161,21 +178,30 @@ class TableColumns:
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """What to read and under which names. Empty names mean: the run record's own.
+    """What to read and under which names. A name that is None: the run record's own where runs have it, else on a
+    tracker the one that the runs' training framework uses.
 
     Attributes:
         loss: metric to read; default `eval/loss` if every run has it, else `train/loss`. Of a table: the column,
             default the one of `loss`, `eval/loss` and `train/loss` that is there.
-        lr, batch_size, seed: configuration keys, or columns of a table, that hold them.
+        lr, batch_size, seed: configuration keys, or columns of a table, that hold them. A batch size on a tracker may
+            be a product: `micro_batch * accumulation`.
+        step: on W&B the metric that counts optimizer steps, `_step` for W&B's own count of log calls; of a table the
+            column with the optimizer step, which makes its rows points of loss curves. MLflow's points carry theirs.
+        examples: the metric that counts examples seen (of batch unit tokens: tokens).
+        filters: which runs of a W&B project, in W&B's own query language; None reads all.
         batch_unit: what the batch size counts.
         cache_dir: folder for the cache; None reads afresh and keeps nothing. Tables are not cached.
         table: the other columns of a table.
     """
 
     loss: str | None = None
-    lr: str = "lr"
-    batch_size: str = "batch_size"
-    seed: str = "seed"
+    lr: str | None = None
+    batch_size: str | None = None
+    seed: str | None = None
+    step: str | None = None
+    examples: str | None = None
+    filters: Mapping[str, object] | None = None
     batch_unit: str = "examples"
     cache_dir: Path | None = None
     table: TableColumns = field(default_factory=TableColumns)

@@ -10,6 +10,7 @@ from surge_sweeps.trackers.assemble import Origin, assemble
 from surge_sweeps.trackers.base import ReadOptions
 from surge_sweeps.trackers.mlflow.sql import open_store
 from surge_sweeps.trackers.mlflow.uri import absolute_uri, display_uri, resolve_uri, sqlite_path
+from surge_sweeps.trackers.stored_runs import StoredRun
 
 
 class MlflowReader:
@@ -21,6 +22,17 @@ class MlflowReader:
 
     def __init__(self, uri: str | None = None) -> None:
         self._uri = resolve_uri(uri)
+
+    def runs(self, project: str) -> list[StoredRun]:
+        """Every run of an experiment that is no parent and no report, without its points; raises as `collect` does."""
+        path = sqlite_path(self._uri)
+        if path is not None:
+            with open_store(path) as store:
+                return store.runs(store.experiment_id(project))
+        from surge_sweeps.trackers.mlflow.rest import ClientStore
+
+        client = ClientStore(self._uri)
+        return client.runs(client.experiment_id(project))
 
     def collect(self, project: str, options: ReadOptions) -> LossCurves:
         """Read an experiment, written by this tool or by any program that logs flat runs.
@@ -37,11 +49,13 @@ class MlflowReader:
         if path is not None:
             with open_store(path) as store:
                 number = store.experiment_id(project)
-                origin = Origin(project, shown, ("mlflow", absolute_uri(self._uri), str(number)))
+                origin = Origin(
+                    project, shown, ("mlflow", absolute_uri(self._uri), str(number)), own_step=True
+                )
                 return assemble(store.runs(number), store, origin, options)
         from surge_sweeps.trackers.mlflow.rest import ClientStore
 
         client = ClientStore(self._uri)
         experiment = client.experiment_id(project)
-        origin = Origin(project, shown, ("mlflow", display_uri(self._uri), experiment))
+        origin = Origin(project, shown, ("mlflow", display_uri(self._uri), experiment), own_step=True)
         return assemble(client.runs(experiment), client, origin, options)

@@ -50,17 +50,6 @@ def mlflow_status(status: Status) -> str:
     return _MLFLOW_STATUS[status]
 
 
-def run_name(config: Mapping[str, Scalar], trial_id: str) -> str:
-    """What the MLflow page shows for a trial.
-
-    >>> run_name({"lr": 0.003, "batch_size": 32, "seed": 1}, "t1")
-    'lr=0.003 batch=32 seed=1'
-    """
-    short = {"lr": "lr", "batch_size": "batch", "seed": "seed"}
-    parts = [f"{label}={_short(config[key])}" for key, label in short.items() if key in config]
-    return " ".join(parts) or trial_id
-
-
 def params_text(config: Mapping[str, Scalar], trial_id: str, sweep_id: str | None) -> dict[str, str]:
     """The configuration as MLflow keeps it, with the trial's and the sweep's id.
 
@@ -153,7 +142,3 @@ def _check_lengths(texts: Mapping[str, str], kind: str, limit: int) -> None:
                 f"the {kind} {name!r} is {len(text)} characters long and MLflow keeps at most {limit}.",
                 "Record something shorter, such as a name or a hash.",
             )
-
-
-def _short(value: Scalar) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)

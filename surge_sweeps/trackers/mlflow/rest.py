@@ -14,7 +14,7 @@ import numpy as np
 from surge_sweeps.curve_cache import Series, join_series
 from surge_sweeps.trackers.mlflow.client import connect, search_all_runs, store_errors
 from surge_sweeps.trackers.mlflow.record import NOT_TRIALS, TAG_KIND
-from surge_sweeps.trackers.mlflow.runs import make_run, restore_infinities, unknown_experiment
+from surge_sweeps.trackers.mlflow.runs import make_run, refuse_axis, restore_infinities, unknown_experiment
 from surge_sweeps.trackers.stored_runs import LatestPoint, StoredRun
 
 _HINT = "See that the store can be reached, then call the same command again."
@@ -49,8 +49,9 @@ class ClientStore:
         del metric
         return [None] * len(runs)
 
-    def fetch(self, runs: Sequence[str], metric: str) -> Series:
+    def fetch(self, runs: Sequence[str], metric: str, axis: str | None) -> Series:
         """Every point of the metric, run after run."""
+        refuse_axis(axis)
         with store_errors(self._uri, "read", _HINT):
             return join_series([_series(run, self._client.get_metric_history(run, metric)) for run in runs])
 

@@ -74,3 +74,16 @@ def unknown_experiment(project: str, active: Sequence[str], deleted_id: str | No
         )
     nearest = sorted(active, key=lambda name: -SequenceMatcher(None, project, name).ratio())
     return UnknownNameError("MLflow experiment", project, nearest[:_LISTED_EXPERIMENTS])
+
+
+def refuse_axis(axis: str | None) -> None:
+    """Points in MLflow carry their step.
+
+    Raises:
+        SurgeError: another metric is asked for as the step.
+    """
+    if axis is not None:
+        raise SurgeError(
+            f"points in MLflow carry their own step, and {axis!r} is asked for instead.",
+            "Leave --step-column away.",
+        )

@@ -21,7 +21,7 @@ from surge_sweeps.curves import RESULT_STATUSES, Status
 from surge_sweeps.errors import TrackerError
 from surge_sweeps.trackers.mlflow.file import cut_off_error
 from surge_sweeps.trackers.mlflow.record import NOT_TRIALS, TAG_KIND, TAG_STATUS, TAG_TRIAL_ID
-from surge_sweeps.trackers.mlflow.runs import make_run, restore_infinities, unknown_experiment
+from surge_sweeps.trackers.mlflow.runs import make_run, refuse_axis, restore_infinities, unknown_experiment
 from surge_sweeps.trackers.stored_runs import LatestPoint, StoredRun, as_status
 
 # The better one first; a store made by an older MLflow has only the second.
@@ -120,8 +120,9 @@ class SqliteStore:
         query = f"SELECT count(*) FROM metrics {self._hint} WHERE run_uuid = ? AND key = ?"
         return [int(self._connection.execute(query, (run, metric)).fetchone()[0]) for run in runs]
 
-    def fetch(self, runs: Sequence[str], metric: str) -> Series:
+    def fetch(self, runs: Sequence[str], metric: str, axis: str | None) -> Series:
         """Every point of the metric, run after run."""
+        refuse_axis(axis)
         query = (
             f"SELECT step, value, timestamp, is_nan FROM metrics {self._hint} WHERE run_uuid = ? AND key = ?"
         )

@@ -30,13 +30,13 @@ from surge_sweeps.trackers.mlflow.record import (
     definition_tags,
     mlflow_status,
     params_text,
-    run_name,
     summary_tags,
 )
 from surge_sweeps.trackers.mlflow.runs import unknown_experiment
 from surge_sweeps.trackers.mlflow.script import MlflowScriptRun
 from surge_sweeps.trackers.mlflow.sql import open_store
 from surge_sweeps.trackers.mlflow.uri import absolute_uri, resolve_uri, sqlite_path
+from surge_sweeps.trackers.trial_runs import run_name
 
 _BATCH_ENTITIES = 1000  # metrics, parameters and tags together, in one call
 _BATCH_PARAMS = 100

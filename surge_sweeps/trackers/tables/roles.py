@@ -14,7 +14,6 @@ LOSS_NAMES = ("loss", EVAL_LOSS, TRAIN_LOSS)
 
 #: Option -> the observable it asks for. A table with none of them has one final loss a row.
 _OBSERVABLES: dict[str, Observable] = {
-    "step": "loss_curve",
     "steps_to_goal": "steps",
     "gain": "gain",
     "optimal_lr": "given",
@@ -58,13 +57,13 @@ def find_roles(raw: RawTable, options: ReadOptions) -> Roles:
     status = raw.find("status")
     roles = Roles(
         observable=observable,
-        batch_size=raw.get(options.batch_size, "--batch-column"),
+        batch_size=raw.get(options.batch_size or "batch_size", "--batch-column"),
         lr=_lr(raw, options, observable),
         response=_response(raw, options, observable),
-        seed=_optional(raw, options.seed, "seed"),
+        seed=_optional(raw, options.seed or "seed", "seed"),
         status=status,
         run=_optional(raw, table.run or "run", "run") if observable == "loss_curve" else None,
-        step=raw.get(table.step, "--step-column") if table.step is not None else None,
+        step=raw.get(options.step, "--step-column") if options.step is not None else None,
         groups=_groups(raw, table.group_by),
     )
     _check_one_part_each(raw, roles)
@@ -72,13 +71,16 @@ def find_roles(raw: RawTable, options: ReadOptions) -> Roles:
 
 
 def _observable(options: ReadOptions) -> Observable:
-    given = [name for name in _OBSERVABLES if getattr(options.table, name) is not None]
+    given = ["step"] if options.step is not None else []
+    given += [name for name in _OBSERVABLES if getattr(options.table, name) is not None]
     if len(given) > 1:
         raise SurgeError(
             f"the table cannot be read by {_flags(given)} at once.",
             "Give one of them: a report has one kind of rows.",
         )
-    observable = _OBSERVABLES[given[0]] if given else "final"
+    observable: Observable = "final"
+    if given:
+        observable = _OBSERVABLES.get(given[0], "loss_curve")
     if options.loss is not None and observable not in ("final", "loss_curve"):
         raise SurgeError(
             f"--loss-column does not go with {_flags(given)}, whose column is read instead of a loss.",
@@ -88,7 +90,7 @@ def _observable(options: ReadOptions) -> Observable:
         raise SurgeError(
             "--run-column is for tables with many rows a run.", "Name their steps with --step-column too."
         )
-    if observable == "given" and options.lr != ReadOptions.lr:
+    if observable == "given" and options.lr is not None:
         raise SurgeError(
             "--lr-column and --optimal-lr-column both name the learning rate.",
             "Give --optimal-lr-column where every row holds a tuned one, else --lr-column.",
@@ -104,8 +106,8 @@ def _lr(raw: RawTable, options: ReadOptions, observable: Observable) -> int | No
     if options.table.optimal_lr is not None:
         return raw.get(options.table.optimal_lr, "--optimal-lr-column")
     if observable == "steps":
-        return _optional(raw, options.lr, "lr")
-    return raw.get(options.lr, "--lr-column")
+        return _optional(raw, options.lr or "lr", "lr")
+    return raw.get(options.lr or "lr", "--lr-column")
 
 
 def _optional(raw: RawTable, name: str, default: str) -> int | None:

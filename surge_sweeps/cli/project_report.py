@@ -1,0 +1,123 @@
+"""The work of `surge-report`: collect, fit, schedule, write the report, and publish it where that is asked for."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypedDict
+
+from surge_sweeps.cli.console import out, progress_bar, say
+from surge_sweeps.cli.summary import print_summary
+from surge_sweeps.counting import counted
+from surge_sweeps.curves import LossCurves
+from surge_sweeps.errors import SurgeError
+from surge_sweeps.fitting import SurgeFit, fit, measured_cells
+from surge_sweeps.report import safe_name, write_report
+from surge_sweeps.schedule import EXAMPLE_OVERHEAD, attach_schedules, check_schedule_options
+from surge_sweeps.trackers import Place, locate, project_name, read_project
+from surge_sweeps.trackers.base import ReadOptions
+
+_PLACES = {
+    "table": "the table",
+    "offline": "offline runs of W&B in",
+    "wandb": "W&B project",
+    "mlflow": "MLflow experiment",
+}
+
+
+class _Targets(TypedDict):
+    """The options that `fit` and `measured_cells` share."""
+
+    protocol: str | None
+    target_losses: tuple[float, ...] | None
+    horizon_steps: int | None
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """What is asked of the runs: the options of `fit` and of the schedule, under their names there."""
+
+    protocol: str | None = None
+    target_losses: tuple[float, ...] | None = None
+    horizon_steps: int | None = None
+    n_draws: int = 2000
+    seed: int = 0
+    budget_examples: float | None = None
+    example_overhead: float = EXAMPLE_OVERHEAD
+
+
+def write_project_report(
+    project: str,
+    read: ReadOptions | None = None,
+    asked: FitOptions | None = None,
+    *,
+    output: Path | None = None,
+    tracker: str | None = None,
+    uri: str | None = None,
+    quiet: bool = False,
+) -> Path:
+    """Do the work of `surge-report` and return the page's path.
+
+    Args:
+        project: a project, an experiment or a path. read: how to read it; default with the cache. asked: what to fit.
+        output: the folder; default reports/PROJECT. tracker, uri: where the project is.
+    """
+    asked = asked or FitOptions()
+    check_schedule_options(asked.budget_examples, asked.example_overhead)
+    folder = output if output is not None else Path("reports") / safe_name(project_name(project))
+    if folder.exists() and not folder.is_dir():
+        raise SurgeError(f"{folder} is a file.", "Name a folder with --output.")
+    place = locate(project, tracker, uri)
+    curves = _collect(project, place, read or ReadOptions(cache_dir=cache_folder()), uri, quiet=quiet)
+    result, paths = _fit_and_write(curves, asked, folder, quiet=quiet)
+    page = next(path for path in paths if path.suffix == ".html")
+    out.print(f"Report: {page}", markup=False, highlight=False, soft_wrap=True)
+    return page
+
+
+def cache_folder() -> Path:
+    """Where the cache of what was read lies."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "surge-sweeps"
+
+
+def _collect(project: str, place: Place, read: ReadOptions, uri: str | None, *, quiet: bool) -> LossCurves:
+    """Read the project, saying where it is read from, and under which names."""
+    why = f" ({place.why})" if place.why else ""
+    say(f"Collecting {_PLACES[place.kind]} {project}{why} ...", quiet=quiet)
+    tracker = place.kind if place.kind in ("wandb", "mlflow") and uri is None else None
+    with progress_bar("collecting", quiet=quiet) as progress:
+        curves = read_project(project, read, tracker=tracker, uri=uri, progress=progress)
+    say(f"  {_size(curves)}", quiet=quiet)
+    for part, name in curves.read_as.items():
+        say(f"  {part}: {name}", quiet=quiet)
+    return curves
+
+
+def _fit_and_write(
+    curves: LossCurves, asked: FitOptions, folder: Path, *, quiet: bool
+) -> tuple[SurgeFit, list[Path]]:
+    targets: _Targets = {
+        "protocol": asked.protocol,
+        "target_losses": asked.target_losses,
+        "horizon_steps": asked.horizon_steps,
+    }
+    with progress_bar("fitting", quiet=quiet):
+        result = attach_schedules(
+            fit(curves, **targets, n_draws=asked.n_draws, seed=asked.seed),
+            budget_examples=asked.budget_examples,
+            example_overhead=asked.example_overhead,
+        )
+        cells = measured_cells(curves, **targets)
+    paths = write_report(result, cells, folder)
+    if not quiet:
+        print_summary(result, out)
+    return result, paths
+
+
+def _size(curves: LossCurves) -> str:
+    runs = counted(len(curves.runs), "run")
+    if curves.observable == "loss_curve":
+        return f"{runs}, {len(curves.points):,} points of {curves.loss_name}"
+    return f"{runs} with one value of {curves.loss_name} each"

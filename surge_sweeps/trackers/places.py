@@ -1,0 +1,118 @@
+"""Where a project lies: a table, a folder of offline W&B runs, a W&B project or an MLflow experiment.
+
+What the user says decides; else what the name looks like and what is configured. Two places that fit are asked about,
+never guessed between.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from surge_sweeps.errors import SurgeError, UnknownNameError
+from surge_sweeps.trackers.tables.file import SUFFIXES, is_table
+
+Kind = Literal["table", "offline", "wandb", "mlflow"]
+
+#: The trackers there are.
+TRACKERS: tuple[str, ...] = ("mlflow", "wandb")
+
+_LOCAL_STORE = Path("mlflow.db")
+
+
+class Place(NamedTuple):
+    """Where a project lies, and why it is taken to lie there (empty where the user said so)."""
+
+    kind: Kind
+    why: str = ""
+
+
+def locate(project: str, tracker: str | None = None, uri: str | None = None) -> Place:
+    """Find out where a project lies, without asking any server.
+
+    Args:
+        project: what the user calls it. tracker: one of `TRACKERS`. uri: an MLflow store.
+
+    Raises:
+        UnknownNameError: no such tracker. SurgeError: options that contradict each other, or two places that fit.
+
+    >>> locate("runs.csv"), locate("digits", uri="sqlite:///mlflow.db").kind, locate("team/digits", "wandb").kind
+    (Place(kind='table', why=''), 'mlflow', 'wandb')
+    """
+    if tracker is not None and tracker not in TRACKERS:
+        raise UnknownNameError("tracker", tracker, TRACKERS)
+    said = tracker is not None or uri is not None
+    if project.endswith(".wandb") and not said:
+        return Place("offline")
+    if project.lower().endswith(SUFFIXES) or (not said and is_table(project)):
+        if said:
+            raise SurgeError(
+                f"{project!r} is a table, and --tracker or --uri say where an experiment is.",
+                "Leave them away, or name an experiment.",
+            )
+        return Place("table")
+    if tracker == "wandb":
+        if uri is not None:
+            raise SurgeError(
+                "--uri names an MLflow store, and W&B is asked for.",
+                "Leave it away; WANDB_BASE_URL names a W&B server of your own.",
+            )
+        return Place("wandb")
+    if said:
+        return Place("mlflow")
+    if _is_offline(project):
+        return Place("offline")
+    return _by_what_is_configured(project)
+
+
+def _is_offline(project: str) -> bool:
+    """Whether a path holds runs that W&B wrote. A folder that only shares its name with a project does not count."""
+    path = Path(project)
+    if not path.is_dir():
+        return False
+    from surge_sweeps.trackers.wandb.offline import is_offline_folder
+
+    if is_offline_folder(path):
+        return True
+    if path.is_absolute() or project.startswith("."):
+        raise SurgeError(
+            f"the folder {project!r} holds no runs of W&B (no `.wandb` file).",
+            "Name the `wandb` folder that the runs were written to, or a CSV or Parquet table.",
+        )
+    return False
+
+
+def _by_what_is_configured(project: str) -> Place:
+    if project.startswith(("http://", "https://")):
+        return Place("wandb", "an address")
+    mlflow = _mlflow_reason()
+    if "/" not in project:
+        return Place("mlflow", mlflow)
+    from surge_sweeps.trackers.wandb.client import is_configured, parse_project
+
+    try:
+        parse_project(project)
+        wandb = "a W&B key is configured" if is_configured() else ""
+    except SurgeError:
+        wandb = ""
+    if wandb and mlflow:
+        raise SurgeError(
+            f"{project!r} could be a W&B project ({wandb}) or an MLflow experiment ({mlflow}).",
+            "Say which: --tracker wandb or --tracker mlflow.",
+        )
+    if wandb:
+        return Place("wandb", wandb)
+    if mlflow:
+        return Place("mlflow", mlflow)
+    raise SurgeError(
+        f"{project!r} looks like a W&B project, but no W&B key is configured; and there is no such folder, table or"
+        " MLflow store here.",
+        "Log in with `wandb login` (or set WANDB_API_KEY), or name the MLflow store with --uri.",
+    )
+
+
+def _mlflow_reason() -> str:
+    if os.environ.get("MLFLOW_TRACKING_URI"):
+        return "MLFLOW_TRACKING_URI is set"
+    return f"{_LOCAL_STORE} is here" if _LOCAL_STORE.exists() else ""
