@@ -6,7 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-SCRIPTS = ("bench_training.py", "bench_demo.py", "bench_collect.py", "bench_fit.py")
+SCRIPTS = (
+    "bench_training.py",
+    "bench_demo.py",
+    "bench_collect.py",
+    "bench_wandb.py",
+    "bench_offline.py",
+    "bench_fit.py",
+)
 
 
 def main() -> None:

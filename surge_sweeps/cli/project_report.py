@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
 
+import pandas as pd
+
 from surge_sweeps.cli.console import out, progress_bar, say
+from surge_sweeps.cli.publish import PublishOptions, publish_result, publish_target
 from surge_sweeps.cli.summary import print_summary
 from surge_sweeps.counting import counted
 from surge_sweeps.curves import LossCurves
@@ -15,7 +18,7 @@ from surge_sweeps.errors import SurgeError
 from surge_sweeps.fitting import SurgeFit, fit, measured_cells
 from surge_sweeps.report import safe_name, write_report
 from surge_sweeps.schedule import EXAMPLE_OVERHEAD, attach_schedules, check_schedule_options
-from surge_sweeps.trackers import Place, locate, project_name, read_project
+from surge_sweeps.trackers import Place, locate, read_project, short_name
 from surge_sweeps.trackers.base import ReadOptions
 
 _PLACES = {
@@ -55,6 +58,7 @@ def write_project_report(
     output: Path | None = None,
     tracker: str | None = None,
     uri: str | None = None,
+    publish: PublishOptions | None = None,
     quiet: bool = False,
 ) -> Path:
     """Do the work of `surge-report` and return the page's path.
@@ -62,17 +66,25 @@ def write_project_report(
     Args:
         project: a project, an experiment or a path. read: how to read it; default with the cache. asked: what to fit.
         output: the folder; default reports/PROJECT. tracker, uri: where the project is.
+        publish: where to write the result back to; None: nowhere.
     """
     asked = asked or FitOptions()
+    read = read or ReadOptions(cache_dir=cache_folder())
     check_schedule_options(asked.budget_examples, asked.example_overhead)
-    folder = output if output is not None else Path("reports") / safe_name(project_name(project))
+    place = locate(project, tracker, uri)
+    folder = output if output is not None else Path("reports") / safe_name(short_name(project, place.kind))
     if folder.exists() and not folder.is_dir():
         raise SurgeError(f"{folder} is a file.", "Name a folder with --output.")
-    place = locate(project, tracker, uri)
-    curves = _collect(project, place, read or ReadOptions(cache_dir=cache_folder()), uri, quiet=quiet)
-    result, paths = _fit_and_write(curves, asked, folder, quiet=quiet)
+    target = None if publish is None else publish_target(publish, project, place)
+    curves = _collect(project, place, read, uri, quiet=quiet)
+    result, cells = _fit(curves, asked, quiet=quiet)
+    paths = write_report(result, cells, folder)
+    if not quiet:
+        print_summary(result, out)
     page = next(path for path in paths if path.suffix == ".html")
     out.print(f"Report: {page}", markup=False, highlight=False, soft_wrap=True)
+    if target is not None:
+        publish_result(target, result, cells, paths, curves, read, quiet=quiet)
     return page
 
 
@@ -95,9 +107,7 @@ def _collect(project: str, place: Place, read: ReadOptions, uri: str | None, *, 
     return curves
 
 
-def _fit_and_write(
-    curves: LossCurves, asked: FitOptions, folder: Path, *, quiet: bool
-) -> tuple[SurgeFit, list[Path]]:
+def _fit(curves: LossCurves, asked: FitOptions, *, quiet: bool) -> tuple[SurgeFit, pd.DataFrame]:
     targets: _Targets = {
         "protocol": asked.protocol,
         "target_losses": asked.target_losses,
@@ -109,11 +119,7 @@ def _fit_and_write(
             budget_examples=asked.budget_examples,
             example_overhead=asked.example_overhead,
         )
-        cells = measured_cells(curves, **targets)
-    paths = write_report(result, cells, folder)
-    if not quiet:
-        print_summary(result, out)
-    return result, paths
+        return result, measured_cells(curves, **targets)
 
 
 def _size(curves: LossCurves) -> str:

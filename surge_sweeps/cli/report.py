@@ -11,6 +11,7 @@ import typer
 
 from surge_sweeps.cli.console import run, show_page, typer_app
 from surge_sweeps.cli.project_report import FitOptions, cache_folder, write_project_report
+from surge_sweeps.cli.publish import PublishOptions
 from surge_sweeps.errors import SurgeError
 from surge_sweeps.fitting.observables.plan import PROTOCOLS
 from surge_sweeps.schedule import EXAMPLE_OVERHEAD
@@ -122,6 +123,24 @@ def report(
     ] = EXAMPLE_OVERHEAD,
     draws: Annotated[int, typer.Option(help="Bootstrap draws.", min=200, max=MAX_DRAWS)] = 2000,
     fit_seed: Annotated[int, typer.Option(help="Seed of the bootstrap.", min=0)] = 0,
+    publish: Annotated[
+        bool,
+        typer.Option(
+            "--publish",
+            help="Write the result back to the W&B project: a run of job type surge-report with tables, an artifact"
+            " and a summary. Publishing again updates it.",
+        ),
+    ] = False,
+    publish_to: Annotated[
+        str | None,
+        typer.Option(help="Publish in this W&B project (entity/project) instead, from a table for example."),
+    ] = None,
+    wandb_page: Annotated[
+        bool,
+        typer.Option(
+            "--wandb-page", help="When publishing, also write a W&B report: the result above live panels."
+        ),
+    ] = False,
     cache: Annotated[
         bool, typer.Option(help="Keep what was read, and read only what changed next time.")
     ] = True,
@@ -163,6 +182,7 @@ def report(
         output=output,
         tracker=tracker,
         uri=uri,
+        publish=_publish_options(publish, publish_to, wandb_page),
         quiet=quiet,
     )
     if open_:
@@ -185,6 +205,14 @@ def _losses(text: str | None) -> tuple[float, ...] | None:
         raise SurgeError(
             f"--target-losses {text!r} are not numbers.", "Write them as 2.5,2.0,1.5."
         ) from error
+
+
+def _publish_options(publish: bool, to: str | None, page: bool) -> PublishOptions | None:
+    if not publish and to is None:
+        if page:
+            raise typer.BadParameter("--wandb-page goes with --publish")
+        return None
+    return PublishOptions(to, page)
 
 
 def _filters(text: str | None) -> dict[str, object] | None:

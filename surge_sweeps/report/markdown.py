@@ -40,6 +40,14 @@ def markdown_page(info: ReportInfo) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
+def first_screens(info: ReportInfo) -> str:
+    """The answer alone, as Markdown: verdict, recommendation and key numbers of every group."""
+    lines = [f"**No result.** {info.empty}"] if info.empty else []
+    for group in info.groups:
+        lines += _first_screen(group)
+    return "\n".join(lines).rstrip() + "\n"
+
+
 def plain(text: str) -> str:
     """One line of Markdown that shows `text` and nothing else.
 

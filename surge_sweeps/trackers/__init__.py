@@ -13,10 +13,9 @@ from surge_sweeps.curves import LossCurves
 from surge_sweeps.errors import SurgeError, UnknownNameError
 from surge_sweeps.progress import ProgressCallback, no_progress
 from surge_sweeps.trackers.base import Reader, ReadOptions, TableColumns, Tracker
-from surge_sweeps.trackers.places import TRACKERS, Place, locate
-from surge_sweeps.trackers.tables.file import project_name
+from surge_sweeps.trackers.places import TRACKERS, Place, locate, short_name
 
-__all__ = ["TRACKERS", "Place", "collect", "locate", "open_tracker", "project_name", "read_project"]
+__all__ = ["TRACKERS", "Place", "collect", "locate", "open_tracker", "read_project", "short_name"]
 
 
 def open_tracker(name: str, project: str, uri: str | None = None) -> Tracker:

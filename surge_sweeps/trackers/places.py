@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from surge_sweeps.errors import SurgeError, UnknownNameError
-from surge_sweeps.trackers.tables.file import SUFFIXES, is_table
+from surge_sweeps.trackers.tables.file import SUFFIXES, is_table, project_name
 
 Kind = Literal["table", "offline", "wandb", "mlflow"]
 
@@ -64,6 +64,20 @@ def locate(project: str, tracker: str | None = None, uri: str | None = None) -> 
     if _is_offline(project):
         return Place("offline")
     return _by_what_is_configured(project)
+
+
+def short_name(project: str, kind: Kind) -> str:
+    """What a report of the project is called: a table's stem, a folder's name, a W&B project without its entity.
+
+    >>> short_name("team/digits", "wandb"), short_name("team/digits/ab12", "wandb"), short_name("runs.csv", "table")
+    ('digits', 'digits-ab12', 'runs')
+    """
+    if kind == "wandb":
+        from surge_sweeps.trackers.wandb.client import parse_project
+
+        found = parse_project(project)
+        return found.project if found.sweep is None else f"{found.project}-{found.sweep}"
+    return Path(project).resolve().name if kind == "offline" else project_name(project)
 
 
 def _is_offline(project: str) -> bool:

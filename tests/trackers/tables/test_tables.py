@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import surge_sweeps as ss
 from surge_sweeps.errors import SurgeError, UnknownNameError
 from surge_sweeps.fitting.observables.groups import split_groups
-from surge_sweeps.trackers import project_name
+from surge_sweeps.trackers.tables.file import project_name
 
 RNG_SEED = 0
 
