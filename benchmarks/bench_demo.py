@@ -17,9 +17,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from surge_sweeps.demo import scratch_sweeps
-from surge_sweeps.launch.base import no_progress
 from surge_sweeps.launch.local import LocalLauncher
 from surge_sweeps.launch.workers import available_cores
+from surge_sweeps.progress import no_progress
 from surge_sweeps.sweep import Sweep, Trial
 from surge_sweeps.trackers import open_tracker
 

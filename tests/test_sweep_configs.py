@@ -1,25 +1,86 @@
-"""The sweep files that ship: each is read back as the grid it should be, and the demo's are the demo's."""
+"""Sweep files, shipped or written by `surge-sweep new`: this tool, W&B's own schema and `wandb sweep` take them.
+
+The schema is that of the package `sweeps`, which the server runs. It wants numpy below 2, so it is installed without
+its dependencies into a folder of its own, and found there only by the process that validates.
+"""
 
 from __future__ import annotations
 
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from typer.testing import CliRunner
+from wandb_server import WandbServer
 
+from surge_sweeps.cli.sweep import app
 from surge_sweeps.demo import scratch_sweeps
+from surge_sweeps.errors import SurgeError
+from surge_sweeps.rectangles import follow_up
 from surge_sweeps.sweep import TOP_LEVEL_KEYS, Sweep
 
 FOLDER = Path(__file__).parent.parent / "sweep_configs"
 FILES = sorted(FOLDER.glob("*.yaml"))
+PACKAGES = ("sweeps==0.3.0", "jsonref==1.1.0")
+VALIDATE = """
+import json, sys
+from sweeps.config import schema_violations_from_proposed_config
+print(json.dumps([schema_violations_from_proposed_config(config) for config in json.load(sys.stdin)]))
+"""
+
+Violations = Callable[[Sequence[Any]], list[list[str]]]
+WandbCli = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="session")
+def violations(tmp_path_factory: pytest.TempPathFactory) -> Violations:
+    """What W&B's own schema finds wrong with each configuration; nothing where it is valid."""
+    folder = tmp_path_factory.mktemp("sweeps-package")
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--retries=1", "--timeout=10"]
+    try:
+        installed = subprocess.run(
+            [*pip, f"--target={folder}", *PACKAGES], capture_output=True, text=True, timeout=120
+        )
+    except subprocess.TimeoutExpired:
+        pytest.skip("the package registry does not answer, so W&B's sweep schema is not at hand")
+    if installed.returncode != 0:
+        last = installed.stderr.strip().splitlines()[-1:] or ["pip failed"]
+        pytest.skip(f"W&B's sweep schema (the package sweeps) cannot be installed: {last[0]}")
+
+    def validate(configs: Sequence[Any]) -> list[list[str]]:
+        # Its own numpy and jsonschema come from this environment: the validation works with any.
+        code = f"import sys; sys.path.insert(0, {str(folder)!r})\n{VALIDATE}"
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", code],
+            input=json.dumps(list(configs)),
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stderr
+        found: list[list[str]] = json.loads(done.stdout)
+        return found
+
+    return validate
+
+
+def read(path: Path) -> Any:
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_every_file_is_a_grid_that_an_agent_can_run(path: Path) -> None:
     sweep = Sweep.read(path)
     assert sweep.cost_examples() is not None
-    raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    raw = read(path)
     assert set(raw) <= set(TOP_LEVEL_KEYS)
+    assert "early_terminate" not in raw
     assert all(isinstance(value, float) for value in raw["parameters"]["lr"]["values"])
 
 
@@ -33,3 +94,112 @@ def test_the_digits_sweep_has_the_axes_it_promises() -> None:
 def test_the_demo_runs_the_shipped_sweeps() -> None:
     shipped = {Sweep.read(path).sweep_id for path in FILES}
     assert {sweep.sweep_id for sweep in scratch_sweeps()} <= shipped
+
+
+def test_shipped_files_are_valid_by_wandbs_own_schema(violations: Violations) -> None:
+    assert violations([read(path) for path in FILES]) == [[]] * len(FILES)
+
+
+def test_the_schema_is_at_work_and_our_checks_go_further(violations: Violations) -> None:
+    good = read(FOLDER / "digits.yaml")
+    refused = [{**good, "tags": ["a"]}, {"method": "grid"}, {**good, "run_cap": 0}]
+    assert all(violations(refused))
+    lax = [
+        {**good, "parameters": {**good["parameters"], "lr": {"min": 0.1, "max": 1.0}}},
+        {**good, "parameters": {**good["parameters"], "lr": {"values": ["1e-3", "1e-2"]}}},
+        {**good, "early_terminate": {"type": "hyperband", "min_iter": 3}},
+        {**good, "run_cap": 5},
+    ]
+    assert violations(lax) == [[]] * len(lax)
+    for config in lax:
+        with pytest.raises(SurgeError):
+            Sweep.from_yaml(yaml.safe_dump(config))
+
+
+NEW = [
+    ["plain.yaml", "--program=train.py"],
+    ["small.yaml", "--program=train.py", "--lr=1e-5:1e-3:3", "--batch-size=8,16", "--seeds=1", "--loss=val loss"],
+    ["constants.yaml", "--program=my train.py", "--set=weight_decay=1e-4", "--set=fast=true", "--set=data=1:30"],
+    ["builtin.yaml", "--workload=digits", "--set=max_steps=50", "--name=a: b"],
+    ["window.yaml", "--program=train.py", "--lr-window=8,16=1e-4:1e-2:8", "--lr-window=32:128:2=3e-4:3e-2:8"],
+]  # fmt: skip
+
+
+def test_what_new_writes_is_taken_by_wandb_unchanged(
+    violations: Violations,
+    wandb_server: WandbServer,
+    wandb_cli: WandbCli,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for arguments in NEW:
+        done = CliRunner().invoke(app, ["new", *arguments])
+        assert done.exit_code == 0, done.output
+    (small, *_) = follow_up(
+        Sweep.read(tmp_path / "small.yaml"), Sweep.read(tmp_path / "small.yaml").trials()[:3]
+    )
+    small.write(tmp_path / "small-missing.yaml")
+    written = sorted(tmp_path.glob("*.yaml"))
+    assert {path.name for path in written} == {
+        "plain.yaml",
+        "small.yaml",
+        "small-missing.yaml",
+        "constants.yaml",
+        "builtin.yaml",
+        "window-batch-8-to-16.yaml",
+        "window-batch-32-to-128.yaml",
+    }
+    assert violations([read(path) for path in written]) == [[]] * len(written)
+    # Every shipped file, and of those that `new` wrote the ones that differ in kind: each call takes a second.
+    for path in [*FILES, tmp_path / "constants.yaml", tmp_path / "window-batch-8-to-16.yaml"]:
+        done = wandb_cli("sweep", "-p", "configs", str(path))
+        assert done.returncode == 0, done.stderr
+        assert "WARNING" not in done.stderr.upper()
+        found = re.search(r"with ID: (\w+)", done.stderr)
+        assert found is not None
+        registered = wandb_server.store.sweeps[found[1]]
+        sweep = Sweep.read(path)
+        assert registered.expected_runs == len(sweep.trials())
+        assert Sweep.from_yaml(registered.config_text) == sweep
+
+
+def test_windows_are_rectangles_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    runner = CliRunner()
+    arguments = ["new", "w.yaml", "--program=t.py", "--seeds=2", "--name=study"]
+    done = runner.invoke(app, [*arguments, "--lr-window=8,32=1e-4:1e-2:3", "--lr-window=16=0.001,0.01"])
+    assert done.exit_code == 0, done.output
+    wide, single = Sweep.read(tmp_path / "w-batch-8-to-32.yaml"), Sweep.read(tmp_path / "w-batch-16.yaml")
+    assert (wide.batch_size, wide.lr, wide.name) == ((8, 32), (0.0001, 0.001, 0.01), "study-batch-8-to-32")
+    assert (single.batch_size, single.lr, single.seed) == ((16,), (0.001, 0.01), (0, 1))
+    assert not (tmp_path / "w.yaml").exists()
+    again = runner.invoke(app, [*arguments, "--lr-window=16=0.001,0.01"])
+    assert isinstance(again.exception, SurgeError)
+    assert "there already" in str(again.exception)
+
+
+@pytest.mark.parametrize(
+    ("windows", "told"),
+    [
+        (["8,16=1e-4:1e-2:8", "16,32=1e-4:1e-2:8"], "the batch size 16 is in two windows"),
+        (["8,16"], "has no '='"),
+        (["8,16=1:2"], "start:stop:count"),
+        (["x=0.1"], "start:stop:factor"),
+    ],
+)
+def test_windows_that_are_none_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, windows: list[str], told: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = [f"--lr-window={window}" for window in windows]
+    done = CliRunner().invoke(app, ["new", "w.yaml", "--program=t.py", *options])
+    assert isinstance(done.exception, SurgeError)
+    assert told in str(done.exception)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("other", ["--lr=0.1,0.2", "--batch-size=8"])
+def test_windows_take_the_place_of_the_axes(other: str) -> None:
+    done = CliRunner().invoke(app, ["new", "w.yaml", "--program=t.py", "--lr-window=8=0.1,0.2", other])
+    assert done.exit_code == 2

@@ -7,21 +7,15 @@ again after any failure finishes the rest and repeats nothing.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from surge_sweeps.curves import Status
 from surge_sweeps.errors import SurgeError
+from surge_sweeps.progress import ProgressCallback
 from surge_sweeps.sweep import Sweep
 from surge_sweeps.trackers.base import Tracker
-
-#: Called with (work done, work in all, what is going on); the unit of work is the engine's own, its ratio counts.
-ProgressCallback = Callable[[float, float, str], None]
-
-
-def no_progress(done: float, total: float, text: str) -> None:
-    """Show nothing."""
 
 
 @dataclass(frozen=True)
@@ -32,17 +26,19 @@ class LaunchResult:
         planned: trials in the sweeps. already_done: those that had a result before.
         ended: status -> how many trials ended with it in this call.
         failures: trial id -> why it has no result; call again to try once more.
+        running: trial id -> the run that goes on with it, started elsewhere.
     """
 
     planned: int
     already_done: int
     ended: Counter[Status] = field(default_factory=Counter)
     failures: dict[str, str] = field(default_factory=dict)
+    running: dict[str, str] = field(default_factory=dict)
 
     @property
     def missing(self) -> int:
-        """Trials still without a result."""
-        return self.planned - self.already_done - sum(self.ended.values())
+        """Trials still without a result that nobody works on."""
+        return self.planned - self.already_done - sum(self.ended.values()) - len(self.running)
 
     def summary(self) -> str:
         """One line for the terminal.
@@ -52,6 +48,7 @@ class LaunchResult:
         """
         parts = [f"{self.already_done} done before"] if self.already_done else []
         parts += [f"{count} {status}" for status, count in sorted(self.ended.items())]
+        parts += [f"{len(self.running)} running elsewhere"] if self.running else []
         parts += [f"{self.missing} missing"] if self.missing else []
         return f"{self.planned:,} {'trial' if self.planned == 1 else 'trials'}: {', '.join(parts) or 'none'}"
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
-from pathlib import Path
 
 from surge_sweeps.errors import SurgeError
-from surge_sweeps.launch.base import Interrupted, LaunchResult, ProgressCallback
+from surge_sweeps.launch.base import Interrupted, LaunchResult
+from surge_sweeps.launch.checks import check_trials
 from surge_sweeps.launch.command import expand_command
 from surge_sweeps.launch.lock import one_launch
 from surge_sweeps.launch.packs import Pack, make_packs
@@ -25,6 +25,7 @@ from surge_sweeps.launch.stop import (
     stop_signals,
 )
 from surge_sweeps.launch.workers import available_cores, start_pool, stop_pool, train_pack
+from surge_sweeps.progress import ProgressCallback
 from surge_sweeps.sweep import Sweep, Trial
 from surge_sweeps.trackers.base import RunRecord, Tracker
 
@@ -97,23 +98,9 @@ class LocalLauncher:
 
 
 def _check(sweep: Sweep) -> None:
-    """Refuse a sweep whose trials cannot run, before anything is started or written.
-
-    Raises:
-        SurgeError: a parameter that the built-in trainer does not take, or a program that is not there.
-    """
-    first = sweep.trials()[0]
-    if sweep.is_builtin:
-        from surge_sweeps.training import TrialConfig
-
-        TrialConfig.from_parameters(first.parameters)
-    elif "${program}" in sweep.command and not Path(sweep.program or "").is_file():
-        raise SurgeError(
-            f"the sweep {sweep.name!r} runs {sweep.program!r}, which is not there.",
-            f"Paths count from the folder you are in, {Path.cwd()}.",
-        )
-    else:
-        expand_command(sweep, first)
+    check_trials(sweep)
+    if not sweep.is_builtin:
+        expand_command(sweep, sweep.trials()[0])
 
 
 def _pending(

@@ -17,9 +17,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from surge_sweeps.errors import SurgeError
-from surge_sweeps.launch.base import LaunchResult, ProgressCallback
+from surge_sweeps.launch.base import LaunchResult
 from surge_sweeps.launch.command import expand_command
 from surge_sweeps.launch.stop import POLL_SECONDS, StopRequest
+from surge_sweeps.progress import ProgressCallback
 from surge_sweeps.sweep import Sweep, Trial
 from surge_sweeps.trackers.base import ScriptRun, Tracker
 

@@ -72,7 +72,14 @@ def assemble(
     """
     if options.batch_unit not in get_args(BatchUnit):
         raise UnknownNameError("batch unit", options.batch_unit, get_args(BatchUnit))
-    names = choose_names(stored, options, own_step=origin.own_step)
+    # Kept apart in the cache, whose files hold the runs of the last read alone.
+    sample = origin._replace(identity=(*origin.identity, "sample"))
+    names = choose_names(
+        stored,
+        options,
+        own_step=origin.own_step,
+        read=lambda some, metric: _fetch(some, source, metric, None, sample, options),
+    )
     problems = [*names.problems, *(Problem(run, what) for run, what in names.left_out.items())]
     stored = [run for run in stored if run.run not in names.left_out]
     table, found = run_columns(stored, names, seed_asked=options.seed is not None)

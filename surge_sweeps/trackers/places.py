@@ -107,9 +107,9 @@ def _by_what_is_configured(project: str) -> Place:
 
     try:
         parse_project(project)
-        wandb = "a W&B key is configured" if is_configured() else ""
     except SurgeError:
-        wandb = ""
+        return Place("mlflow", mlflow)
+    wandb = "a W&B key is configured" if is_configured() else ""
     if wandb and mlflow:
         raise SurgeError(
             f"{project!r} could be a W&B project ({wandb}) or an MLflow experiment ({mlflow}).",

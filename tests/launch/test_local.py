@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 
 from surge_sweeps.errors import SurgeError, UnknownNameError
-from surge_sweeps.launch.base import LaunchResult, no_progress
+from surge_sweeps.launch.base import LaunchResult
 from surge_sweeps.launch.local import LocalLauncher
 from surge_sweeps.launch.lock import one_launch
+from surge_sweeps.progress import no_progress
 from surge_sweeps.sweep import SCRIPT_COMMAND, Sweep
 from surge_sweeps.trackers import collect, open_tracker
 

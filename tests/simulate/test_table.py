@@ -154,7 +154,7 @@ def test_loss_curves_come_back_from_their_file(tmp_path: Path) -> None:
     )
     path = tmp_path / "curves.csv"
     table_of(curves).to_csv(path, index=False)
-    read = read_table(str(path), ReadOptions(table=TableColumns(group_by=("optimizer",), step="step")))
+    read = read_table(str(path), ReadOptions(step="step", table=TableColumns(group_by=("optimizer",))))
     pd.testing.assert_frame_equal(
         read.points[["step", "examples", "loss"]], curves.points[["step", "examples", "loss"]], rtol=1e-12
     )

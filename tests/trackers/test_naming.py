@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -281,6 +281,29 @@ def test_this_tools_own_runs_are_read_by_their_step_where_examples_confirm_it() 
     assert curves.problems == ()
 
 
+def test_a_run_that_ended_with_rows_without_examples_is_looked_at_point_by_point() -> None:
+    store = Store()
+    rows = [
+        {"_step": step, "train/loss": 1.0} | ({} if step % 5 else {"examples": 8.0 * step})
+        for step in range(8)
+    ]
+    store.log({"lr": 0.1, "batch_size": 8, "trial_id": "t"}, rows)
+    run = store.runs[0]
+    # W&B's listing knows the last step of the run alone.
+    late = {name: point._replace(step=7) for name, point in run.metrics.items()}
+    store.runs[0] = replace(run, metrics=late)
+    curves = store.read()
+    assert steps_of(curves) == list(range(8))
+    assert curves.read_as["step"] == "_step, which examples confirms"
+
+
+def test_a_run_cut_off_at_its_start_says_nothing_of_the_step() -> None:
+    store = Store()
+    store.log({"lr": 0.1, "batch_size": 8}, [{"_step": 3, "eval/loss": 1.0, "examples": 24.0}])
+    store.log({"lr": 9.0, "batch_size": 8}, [{"_step": 0, "eval/loss": math.nan, "examples": 0.0}])
+    assert store.read().read_as["step"] == "_step, which examples confirms"
+
+
 def test_a_step_that_only_some_runs_confirm_is_said_to_be() -> None:
     store = Store()
     store.log({"lr": 0.1, "batch_size": 8}, [{"_step": 3, "eval/loss": 1.0, "examples": 24.0}])
@@ -345,9 +368,7 @@ def test_steps_from_tokens_need_the_sequence_length() -> None:
     without.log({"lr": 0.1, "batch_size": 8}, rows)
     with pytest.raises(SurgeError, match="counters: tokens"):
         without.read()
-    without.runs[0] = StoredRun(
-        **(vars(without.runs[0]) | {"params": {"lr": "0.1", "batch_size": str(8 * 256)}})
-    )
+    without.runs[0] = replace(without.runs[0], params={"lr": "0.1", "batch_size": str(8 * 256)})
     curves = without.read(batch_unit="tokens")
     assert steps_of(curves) == [1, 2, 7]
     assert curves.points["examples"].iloc[-1] == 7 * 2048
@@ -603,7 +624,7 @@ def test_the_cache_keeps_the_axes_apart(tmp_path: Path) -> None:
     for _ in range(2):
         assert steps_of(store.read(cache_dir=tmp_path)) == [3, 6]
         assert steps_of(store.read(cache_dir=tmp_path, step="_step")) == [0, 1]
-    assert store.fetched == [("eval/loss", "samples"), ("eval/loss", None)]
+    assert store.fetched == [("samples", None), ("eval/loss", "samples"), ("eval/loss", None)]
 
 
 def test_an_empty_project_is_an_empty_table() -> None:

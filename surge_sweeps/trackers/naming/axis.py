@@ -7,9 +7,12 @@ it counts optimizer steps: the framework that logged it, or a counter of example
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
+from surge_sweeps.curve_cache import Series
 from surge_sweeps.curves import Problem
 from surge_sweeps.errors import SurgeError, UnknownNameError
 from surge_sweeps.trackers.base import EXAMPLES, TOKENS
@@ -18,6 +21,11 @@ from surge_sweeps.trackers.naming.frameworks import Framework
 from surge_sweeps.trackers.naming.names import OWN_STEP, AmbiguousNameError, Counts, Product, StepAxis, number
 from surge_sweeps.trackers.stored_runs import StoredRun
 
+#: Reads the series of a metric of some runs, by the store's own step.
+ReadSeries = Callable[[Sequence[StoredRun], str], Series]
+
+#: So many runs whose newest values do not confirm a step are looked at point by point.
+_LOOKED_AT = 5
 #: A counter this close to steps times batch size tells nothing more than these; a batch that grew is further off.
 _SAME_COUNT = 0.01
 
@@ -63,6 +71,7 @@ def choose_axis(
     *,
     own: bool,
     trusted: bool,
+    read: ReadSeries,
 ) -> tuple[StepAxis, str]:
     """The step axis, and why in words.
 
@@ -71,6 +80,7 @@ def choose_axis(
         counters: metrics of theirs that count what was seen, best first. scale: what a step adds to them.
         problems: what is worth telling is added.
         own: they are of this tool's own run record. trusted: the store's own step is the optimizer step in any case.
+        read: looks at a few runs' points, where their newest values leave it open what the store's own step counts.
 
     Raises:
         UnknownNameError: no run has the metric asked for. AmbiguousNameError: two counters of steps differ, or one is
@@ -91,7 +101,7 @@ def choose_axis(
             if axis.metric is None or axis.metric in whole:
                 return axis, _of_framework(axis, framework, scale)
     for counter in counters:
-        if _agree(runs, counter, scale, StepAxis()):
+        if _confirms(runs, counter, scale, read):
             lacking = sum(counter.metric not in run.metrics for run in runs)
             if lacking:
                 what = f"{lacking} of {len(runs)} runs lack {counter.metric}, which confirms {OWN_STEP} in the others"
@@ -133,6 +143,26 @@ def tells_nothing_more(runs: Sequence[StoredRun], counter: Counter, axis: StepAx
     if axis == StepAxis(counter.metric, counter.counts):
         return True
     return axis.counts == "steps" and _agree(runs, counter, scale, axis, _SAME_COUNT)
+
+
+def _confirms(runs: Sequence[StoredRun], counter: Counter, scale: Scale, read: ReadSeries) -> bool:
+    """Whether the store's own step times batch size is the counter in every run that has one.
+
+    The newest values tell, unless a run ended with rows that lack the counter: W&B knows a run's last step alone, not
+    that of each metric.
+    """
+    # At count 0 every step agrees with every other.
+    counted = [
+        run for run in runs if counter.metric in run.metrics and run.metrics[counter.metric].value != 0
+    ]
+    open_ = [run for run in counted if not _agree([run], counter, scale, StepAxis())]
+    if not open_:
+        return bool(counted)
+    looked_at = {run.run: run for run in open_[:_LOOKED_AT]}
+    series = read(list(looked_at.values()), counter.metric)
+    a_step = [scale.step_of(looked_at[run], counter.counts) or math.nan for run in series.runs]
+    expected = series.step * np.array(a_step)[series.run_index()]
+    return bool((series.value > 0).any()) and np.allclose(expected, series.value, rtol=1e-9, atol=0.0)
 
 
 def _agree(

@@ -10,7 +10,14 @@ from typing import NamedTuple
 from surge_sweeps.curves import Problem
 from surge_sweeps.trackers.base import EVAL_LOSS, TRAIN_LOSS, ReadOptions
 from surge_sweeps.trackers.naming import aliases
-from surge_sweeps.trackers.naming.axis import Counter, Scale, choose_axis, counters_of, tells_nothing_more
+from surge_sweeps.trackers.naming.axis import (
+    Counter,
+    ReadSeries,
+    Scale,
+    choose_axis,
+    counters_of,
+    tells_nothing_more,
+)
 from surge_sweeps.trackers.naming.frameworks import FRAMEWORKS, PROCESS_KEYS, Framework
 from surge_sweeps.trackers.naming.losses import choose_loss, deciding_runs
 from surge_sweeps.trackers.naming.names import (
@@ -53,7 +60,9 @@ class _Kind(NamedTuple):
         return self.framework.name if self.framework else ""
 
 
-def choose_names(stored: Sequence[StoredRun], options: ReadOptions, *, own_step: bool) -> ReadNames:
+def choose_names(
+    stored: Sequence[StoredRun], options: ReadOptions, *, own_step: bool, read: ReadSeries
+) -> ReadNames:
     """What a project's runs call the things that are read.
 
     What the user named decides; then this tool's own run record, where runs have it; then the framework whose metrics
@@ -63,6 +72,7 @@ def choose_names(stored: Sequence[StoredRun], options: ReadOptions, *, own_step:
     Args:
         stored: every run. options: what the user named, and the batch unit.
         own_step: the store's own step is the optimizer step whoever logged it.
+        read: the series of a few runs, for a look at what the store's own step counts.
 
     Raises:
         UnknownNameError: a name asked for that no run has, or nothing of a known name.
@@ -86,7 +96,15 @@ def choose_names(stored: Sequence[StoredRun], options: ReadOptions, *, own_step:
     scale = Scale(batch, "tokens" if options.batch_unit == "tokens" else "examples", length)
     counters = counters_of(decisive, kind.framework, options.examples, options.batch_unit)
     axis, why = choose_axis(
-        decisive, kind.framework, options.step, counters, scale, problems, own=kind.own, trusted=own_step
+        decisive,
+        kind.framework,
+        options.step,
+        counters,
+        scale,
+        problems,
+        own=kind.own,
+        trusted=own_step,
+        read=read,
     )
     seen = _seen(decisive, kind.framework, counters, axis, scale, options)
     names = ReadNames(

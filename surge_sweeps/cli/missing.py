@@ -1,0 +1,177 @@
+"""`surge-sweep missing`: how far sweeps are, and what is missing of them as small sweep files."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.markup import escape
+from rich.table import Table
+
+from surge_sweeps.cli.console import out, say
+from surge_sweeps.cli.launch import Quiet, Uri
+from surge_sweeps.cli.new import describe_size, refuse_existing, write_sweep
+from surge_sweeps.rectangles import follow_up
+from surge_sweeps.sweep import Sweep, Trial
+from surge_sweeps.trackers.trial_outcomes import ProjectOutcomes, TrialOutcome, project_outcomes
+
+#: Columns of the table after the file and the number planned. What crashed or went stale is among the missing.
+_COUNTS = ("finished", "diverged", "capped", "running", "missing")
+
+
+@dataclass(frozen=True)
+class _Standing:
+    """How one sweep file stands; each trial in `counts` once."""
+
+    file: Path
+    sweep: Sweep
+    counts: Counter[str]
+    crashed: int
+    missing: Sequence[Trial]
+
+
+def missing(
+    files: Annotated[list[Path], typer.Argument(help="Sweep files.")],
+    project: Annotated[
+        str | None,
+        typer.Option(help="MLflow experiment, or W&B entity/project. Default: as for `surge-sweep launch`."),
+    ] = None,
+    tracker: Annotated[
+        str | None, typer.Option(help="Where the runs are: mlflow or wandb. Default: what is configured.")
+    ] = None,
+    uri: Uri = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Write the missing trials as a small sweep file, several numbered ones where they fill no"
+            " rectangle: `surge-sweep launch` and `wandb sweep` take them.",
+        ),
+    ] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print the counts as JSON.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace existing files.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Count what is planned, finished, diverged, running and missing of each sweep, by trial id.
+
+    A trial counts once, wherever in the project its run is; one without a result that nobody works on is missing,
+    whether it crashed or never began.
+    """
+    sweeps = [Sweep.read(file) for file in files]
+    planned = {trial.trial_id: sweep.loss for sweep in sweeps for trial in sweep.trials()}
+    found = project_outcomes(sweeps[0], planned, project, tracker, uri)
+    standings = [_standing(file, sweep, found.outcomes) for file, sweep in zip(files, sweeps, strict=True)]
+    written = _write_missing(output, standings, found, force=force) if output is not None else {}
+    if json_:
+        out.print(
+            json.dumps(_as_json(found.project, found.tracker, standings, written)),
+            soft_wrap=True,
+            markup=False,
+            highlight=False,
+        )
+        return
+    out.print(_table(found.project, standings))
+    for path, sweep in written.items():
+        out.print(f"{path}: {describe_size(sweep)}", markup=False, highlight=False, soft_wrap=True)
+    if written:
+        command = ["surge-sweep", "launch", *map(str, written), *_launch_options(found)]
+        out.print(f"Next: {shlex.join(command)}", markup=False, highlight=False, soft_wrap=True)
+    elif output is not None:
+        say("Nothing is missing: no file is written.", quiet=quiet)
+
+
+def _standing(file: Path, sweep: Sweep, outcomes: Mapping[str, TrialOutcome]) -> _Standing:
+    counts: Counter[str] = Counter()
+    crashed = 0
+    left: list[Trial] = []
+    for trial in sweep.trials():
+        outcome = outcomes.get(trial.trial_id)
+        if outcome is not None and (outcome.is_result or outcome.status == "running"):
+            counts[outcome.status] += 1
+        else:
+            counts["missing"] += 1
+            crashed += outcome is not None
+            left.append(trial)
+    return _Standing(file, sweep, counts, crashed, left)
+
+
+def _write_missing(
+    output: Path, standings: Sequence[_Standing], found: ProjectOutcomes, *, force: bool
+) -> dict[Path, Sweep]:
+    """The follow-up sweeps, written: OUTPUT itself if there is one, else numbered from 1.
+
+    On W&B a file names its project, so that `wandb sweep FILE` needs no more.
+    """
+    entity, _, project = found.project.rpartition("/")
+    home = {"entity": entity, "project": project} if found.tracker == "wandb" else {}
+    taken: set[str] = set()
+    parts: list[Sweep] = []
+    for standing in standings:
+        # A trial that stands in two files is run for one of them.
+        left = [trial for trial in standing.missing if trial.trial_id not in taken]
+        taken |= {trial.trial_id for trial in left}
+        parts += [replace(part, extra={**part.extra, **home}) for part in follow_up(standing.sweep, left)]
+    suffix = output.suffix or ".yaml"
+    paths = (
+        [output]
+        if len(parts) == 1
+        else [output.with_name(f"{output.stem}-{number}{suffix}") for number in range(1, len(parts) + 1)]
+    )
+    written = dict(zip(paths, parts, strict=True))
+    if not force:
+        refuse_existing(list(written))
+    for path, sweep in written.items():
+        write_sweep(path, sweep, *_launch_options(found))
+    return written
+
+
+def _launch_options(found: ProjectOutcomes) -> list[str]:
+    """What brings `surge-sweep launch` to the project; a W&B sweep file names it itself."""
+    return ["--tracker", "wandb"] if found.tracker == "wandb" else ["--project", found.project]
+
+
+def _table(project: str, standings: Sequence[_Standing]) -> Table:
+    table = Table(title=escape(project), caption="crashed: of those missing", box=SIMPLE_HEAD)
+    table.add_column("sweep file", overflow="fold")
+    for heading in ("planned", *_COUNTS, "crashed"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    rows = [
+        [len(standing.sweep.trials()), *(standing.counts[name] for name in _COUNTS), standing.crashed]
+        for standing in standings
+    ]
+    for standing, row in zip(standings, rows, strict=True):
+        table.add_row(escape(str(standing.file)), *(f"{number:,}" for number in row))
+    if len(rows) > 1:
+        table.add_section()
+        table.add_row("all", *(f"{sum(column):,}" for column in zip(*rows, strict=True)))
+    return table
+
+
+def _as_json(
+    project: str, tracker: str, standings: Sequence[_Standing], written: Mapping[Path, Sweep]
+) -> dict[str, object]:
+    return {
+        "project": project,
+        "tracker": tracker,
+        "sweeps": [
+            {
+                "file": str(standing.file),
+                "name": standing.sweep.name,
+                "sweep_id": standing.sweep.sweep_id,
+                "planned": len(standing.sweep.trials()),
+                **{name: standing.counts[name] for name in _COUNTS},
+                "crashed": standing.crashed,
+                "missing_trials": [trial.trial_id for trial in standing.missing],
+            }
+            for standing in standings
+        ],
+        "written": [str(path) for path in written],
+    }
