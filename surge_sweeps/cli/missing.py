@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
@@ -139,7 +138,15 @@ def _launch_options(found: ProjectOutcomes) -> list[str]:
 
 
 def _table(project: str, standings: Sequence[_Standing]) -> Table:
-    table = Table(title=escape(project), caption="crashed: of those missing", box=SIMPLE_HEAD)
+    table = Table(
+        title=escape(project),
+        title_justify="left",
+        caption="crashed: of those missing",
+        caption_justify="left",
+        box=None,
+        pad_edge=False,
+        padding=(0, 2, 0, 0),
+    )
     table.add_column("sweep file", overflow="fold")
     for heading in ("planned", *_COUNTS, "crashed"):
         table.add_column(heading, justify="right", no_wrap=True)

@@ -129,7 +129,7 @@ class Tracker(Protocol):
         ...
 
     def write_runs(self, sweep_id: str, records: Sequence[RunRecord]) -> None:
-        """Write finished runs, whole, in order."""
+        """Write finished runs, whole; a run that cannot be written stops it, and those written stay."""
         ...
 
     def close(self) -> None:

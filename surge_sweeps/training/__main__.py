@@ -1,7 +1,8 @@
 """`python -m surge_sweeps.training`: one trial, as agents, clusters and users call it.
 
 Flags are the parameters' own names, so that a sweep's parameters can be handed over as they are. The run is logged
-while it trains; one that is interrupted is left in the tracker as crashed, with the points it had.
+while it trains; one that is interrupted is left in the tracker as crashed, with the points it had. A run that W&B will
+start again under its id (of an agent, or with WANDB_RUN_ID) makes room instead, and goes on later.
 """
 
 from __future__ import annotations
@@ -11,12 +12,21 @@ import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
-from types import FrameType
+from pathlib import Path
+from typing import NamedTuple
 
 from surge_sweeps.errors import SurgeError
 from surge_sweeps.extras import require
 from surge_sweeps.sweep import Scalar, trial_id
 from surge_sweeps.trackers import open_tracker
+from surge_sweeps.trackers.base import ResumableRun
+from surge_sweeps.training.preemption import (
+    Preempted,
+    StopRequest,
+    Terminated,
+    ended_on_sigterm,
+    room_on_signals,
+)
 
 DEFAULT_PROJECT = "surge-sweeps"
 
@@ -39,60 +49,84 @@ _FLAGS: tuple[tuple[str, type, str], ...] = (
 )
 
 
-class _Terminated(BaseException):
-    """SIGTERM: raised so that the run is closed on the way out."""
+class _Options(NamedTuple):
+    """What is no parameter of the trial."""
+
+    tracker: str | None
+    project: str | None
+    checkpoint_dir: Path | None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Train one trial; return the exit code: 0 for every result, a diverged one included, 1 for an error."""
+    """Train one trial; return the exit code: 0 for every result, a diverged one included, 1 for an error.
+
+    A run that was asked to make room, or ended by SIGTERM, returns 143, as a shell reports SIGTERM.
+    """
     given = vars(_parser().parse_args(arguments))
-    project = str(given.pop("project"))
-    tracker = given.pop("tracker")
-    previous = signal.signal(signal.SIGTERM, _terminate)
+    options = _Options(*(given.pop(name) for name in _Options._fields))
+    tracker = options.tracker or _default_tracker()
     try:
-        print(_train(given, _tracker_name(tracker), project))
+        # Whether a run of W&B can make room is only known once it is open.
+        with room_on_signals() if tracker == "wandb" else ended_on_sigterm() as stop:
+            print(_train(given, tracker, options, stop))
     except SurgeError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted; the run is closed as crashed.", file=sys.stderr)
         return 128 + signal.SIGINT
-    except _Terminated:
+    except Preempted as made_room:
+        print(f"{made_room}; it goes on there once it is started again.", file=sys.stderr)
+        return 128 + signal.SIGTERM
+    except Terminated:
         print("terminated; the run is closed as crashed.", file=sys.stderr)
         return 128 + signal.SIGTERM
-    finally:
-        signal.signal(signal.SIGTERM, previous)
     return 0
 
 
-def _train(parameters: Mapping[str, Scalar], tracker_name: str, project: str) -> str:
+def _train(
+    parameters: Mapping[str, Scalar], tracker_name: str, options: _Options, stop: StopRequest | None
+) -> str:
     """Train, log, and describe the outcome in one line."""
     torch = require("torch", "train")
     if "OMP_NUM_THREADS" not in os.environ:
         # The built-in models are too small to share between cores, and agents run several trials on one machine.
         torch.set_num_threads(1)
     from surge_sweeps.training.config import TrialConfig
+    from surge_sweeps.training.resume import checkpoint_path, train_resumable
     from surge_sweeps.training.trainer import run_config, train_streaming
 
     config = TrialConfig.from_parameters(parameters)
     opened = run_config(config)
-    tracker = open_tracker(tracker_name, project)
+    tracker = open_tracker(tracker_name, options.project or _default_project(tracker_name))
     try:
-        trace = train_streaming(config, tracker.start_run(None, trial_id(parameters), opened))
+        run = tracker.start_run(None, trial_id(parameters), opened)
+        if stop is not None and isinstance(run, ResumableRun):
+            trace = train_resumable(
+                config, run, checkpoint_path(run.run_id, options.checkpoint_dir), stop, _say
+            )
+        else:
+            with ended_on_sigterm():
+                if stop is not None and stop.requested:
+                    run.finish("crashed")
+                    raise Terminated
+                trace = train_streaming(config, run)
     finally:
         tracker.close()
     return f"{trace.status} after {trace.last_step} steps, eval loss {trace.last_eval_loss:.6g}"
 
 
-def _tracker_name(given: str | None) -> str:
-    if given is not None:
-        return given
-    if os.environ.get("WANDB_SWEEP_ID"):
-        raise SurgeError(
-            "this runs under a W&B agent (WANDB_SWEEP_ID is set), and logging to W&B is not part of this version.",
-            "Pass --tracker mlflow to log to MLflow.",
-        )
-    return "mlflow"
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def _default_tracker() -> str:
+    return "wandb" if os.environ.get("WANDB_SWEEP_ID") else "mlflow"
+
+
+def _default_project(tracker_name: str) -> str:
+    configured = os.environ.get("WANDB_PROJECT") if tracker_name == "wandb" else None
+    return configured or DEFAULT_PROJECT
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -114,13 +148,21 @@ def _parser() -> argparse.ArgumentParser:
             metavar=kind.__name__,
             help=text,
         )
-    parser.add_argument("--tracker", help="where the run is logged: mlflow (default: mlflow)")
-    parser.add_argument("--project", default=DEFAULT_PROJECT, help="MLflow experiment (default: %(default)s)")
+    parser.add_argument(
+        "--tracker",
+        help="where the run is logged: mlflow or wandb (default: wandb under a W&B agent, else mlflow)",
+    )
+    parser.add_argument(
+        "--project",
+        help=f"MLflow experiment or W&B project; under an agent its own (default: {DEFAULT_PROJECT})",
+    )
+    parser.add_argument(
+        "--checkpoint-dir",
+        type=Path,
+        help="where a run that is asked to make room (SIGTERM, SIGUSR2) leaves its state; shared by all machines "
+        "that may go on with it (default: SURGE_CHECKPOINT_DIR, else .surge/checkpoints)",
+    )
     return parser
-
-
-def _terminate(_signal: int, _frame: FrameType | None) -> None:
-    raise _Terminated
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,19 @@ from surge_sweeps.training.workloads.base import Workload
 
 #: Called with the model after every logged point; see `train_to_losses`.
 OnModel = Callable[[Trace, nn.Module], None]
+#: Called after every optimizer step with what is begun; what it is given changes with the next step.
+OnStep = Callable[["Begun"], None]
+
+
+class Begun(NamedTuple):
+    """How far a run is on its way from one logged point to the next.
+
+    Attributes:
+        step: optimizer steps done. loss_sum: () sum of the minibatch losses since the last logged point.
+    """
+
+    step: int
+    loss_sum: Tensor
 
 
 def run_loop(
@@ -50,22 +64,30 @@ def continue_loop(
     optimizer: Stepper,
     trace: Trace,
     *,
+    begun: Begun | None = None,
     on_model: OnModel | None = None,
+    on_step: OnStep | None = None,
     logged: Sequence[int] | None = None,
 ) -> None:
-    """Train on from the trace's last step to the end of the run. Changes `model`, `optimizer` and `trace`."""
+    """Train on to the end of the run. Changes `model`, `optimizer` and `trace`.
+
+    Goes on from `begun`, by default from the trace's last step.
+    """
     config = trace.config
-    first = trace.last_step
-    steps = [step for step in logged or log_steps(config.steps) if step >= first]
+    steps = [step for step in logged or log_steps(config.steps) if step >= trace.last_step]
+    done, loss_sum = begun or Begun(trace.last_step, _zero(workload))
     order = [DataOrder(len(workload.train_targets), config.seed)]
-    batches = each_batch(order, first, config.steps, config.batch_size)
+    batches = each_batch(order, done, config.steps, config.batch_size)
     for previous, step in pairwise(steps):
         if trace.status is not None:
             return
-        total = torch.zeros((), dtype=workload.train_inputs.dtype)
-        for _ in range(previous, step):
-            total += _train_step(workload, model, optimizer, next(batches)[0])
-        trace.add(step, evaluate(workload, model), float(total) / (step - previous))
+        while done < step:
+            loss_sum += _train_step(workload, model, optimizer, next(batches)[0])
+            done += 1
+            if on_step is not None:
+                on_step(Begun(done, loss_sum))
+        trace.add(step, evaluate(workload, model), float(loss_sum) / (step - previous))
+        loss_sum = _zero(workload)
         if on_model is not None:
             on_model(trace, model)
 
@@ -76,6 +98,10 @@ def each_batch(orders: Sequence[DataOrder], first: int, last: int, batch_size: i
     for start in range(first, last, block):
         stop = min(start + block, last)
         yield from torch.stack([order.batches(start, stop, batch_size) for order in orders], dim=1)
+
+
+def _zero(workload: Workload) -> Tensor:
+    return torch.zeros((), dtype=workload.train_inputs.dtype)
 
 
 def _train_step(workload: Workload, model: nn.Module, optimizer: Stepper, indices: Tensor) -> Tensor:

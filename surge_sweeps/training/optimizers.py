@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -30,6 +30,14 @@ class Stepper(Protocol):
 
     def zero_grad(self) -> None:
         """Forget the gradients."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that it remembers of earlier steps, as tensors and plain values."""
+        ...
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
         ...
 
 
@@ -181,6 +189,15 @@ class MuonWithAdamW:
         """Forget the gradients."""
         for part in self._parts:
             part.zero_grad()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of both parts."""
+        return {"parts": [part.state_dict() for part in self._parts]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Put the state of both parts back."""
+        for part, state in zip(self._parts, state_dict["parts"], strict=True):
+            part.load_state_dict(state)
 
 
 _ADAM = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8}

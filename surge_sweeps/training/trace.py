@@ -90,6 +90,11 @@ class Trace:
         elif step == self.config.steps:
             self.status = "finished" if target is None else "capped"
 
+    def points(self) -> list[tuple[int, float, float | None]]:
+        """The points so far, as `add` takes them: step, evaluation loss, training loss."""
+        train = dict(self._metrics[TRAIN_LOSS])
+        return [(step, loss, train.get(step)) for step, loss in self._metrics[EVAL_LOSS]]
+
     @property
     def last_step(self) -> int:
         """The last logged step."""
