@@ -21,9 +21,9 @@ from pathlib import Path
 import wandb
 
 from surge_sweeps.trackers.base import ReadOptions
-from surge_sweeps.trackers.wandb.offline import OfflineFolder
-from surge_sweeps.trackers.wandb.offline_decode import decode
-from surge_sweeps.trackers.wandb.offline_inspect import inspect
+from surge_sweeps.trackers.wandb.offline.decode import decode
+from surge_sweeps.trackers.wandb.offline.folder import OfflineFolder
+from surge_sweeps.trackers.wandb.offline.inspect import inspect
 
 
 def main() -> None:

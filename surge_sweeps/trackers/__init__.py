@@ -130,7 +130,7 @@ def read_project(
 
 def _reader(place: Place, uri: str | None, progress: ProgressCallback) -> Reader:
     if place.kind == "offline":
-        from surge_sweeps.trackers.wandb.offline import OfflineFolder
+        from surge_sweeps.trackers.wandb.offline.folder import OfflineFolder
 
         return OfflineFolder(progress)
     if place.kind == "wandb":

@@ -85,7 +85,7 @@ def _is_offline(project: str) -> bool:
     path = Path(project)
     if not path.is_dir():
         return False
-    from surge_sweeps.trackers.wandb.offline import is_offline_folder
+    from surge_sweeps.trackers.wandb.offline.folder import is_offline_folder
 
     if is_offline_folder(path):
         return True

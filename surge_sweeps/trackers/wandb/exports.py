@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from surge_sweeps.extras import require
 from surge_sweeps.trackers.wandb.failures import read_again
-from surge_sweeps.trackers.wandb.offline_run import STEP, TIMESTAMP, number
+from surge_sweeps.trackers.wandb.offline.run import STEP, TIMESTAMP, number
 
 #: A download that came damaged is done once more before the slow way is taken.
 _DOWNLOADS = 2

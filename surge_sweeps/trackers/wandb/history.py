@@ -21,7 +21,7 @@ from surge_sweeps.curves import Problem
 from surge_sweeps.progress import ProgressCallback, no_progress
 from surge_sweeps.trackers.wandb.exports import Points, download, logged_number, read_points
 from surge_sweeps.trackers.wandb.failures import read_again
-from surge_sweeps.trackers.wandb.offline_run import STEP
+from surge_sweeps.trackers.wandb.offline.run import STEP
 from surge_sweeps.trackers.wandb.runs import ListedRun
 from surge_sweeps.trackers.wandb.session import quiet
 

@@ -11,10 +11,10 @@ import tenacity
 from surge_sweeps.errors import TrackerError
 from surge_sweeps.trackers.stored_runs import StoredRun
 from surge_sweeps.trackers.wandb.client import WandbProject
-from surge_sweeps.trackers.wandb.offline_file import read_offline_file
-from surge_sweeps.trackers.wandb.offline_find import find_files
-from surge_sweeps.trackers.wandb.offline_run import OfflineFile
-from surge_sweeps.trackers.wandb.offline_runs import OfflineRuns, merge
+from surge_sweeps.trackers.wandb.offline.file import read_offline_file
+from surge_sweeps.trackers.wandb.offline.find import find_files
+from surge_sweeps.trackers.wandb.offline.run import OfflineFile
+from surge_sweeps.trackers.wandb.offline.runs import OfflineRuns, merge
 from surge_sweeps.trackers.wandb.runs import stored_runs
 
 #: Seconds that the client may take to finish the file of a run that was closed.

@@ -23,7 +23,7 @@ from surge_sweeps.curves import Problem, Status
 from surge_sweeps.trackers.stored_runs import LatestPoint, StoredRun, as_status
 from surge_sweeps.trackers.trial_runs import script_status
 from surge_sweeps.trackers.wandb.client import WandbProject, read_again
-from surge_sweeps.trackers.wandb.offline_run import as_text, flatten, number
+from surge_sweeps.trackers.wandb.offline.run import as_text, flatten, number
 from surge_sweeps.trackers.wandb.record import JOB_TYPE_REPORT, STATUS, SUMMARY
 from surge_sweeps.trackers.wandb.sweep_trials import SweepTrials
 

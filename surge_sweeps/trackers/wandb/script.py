@@ -14,7 +14,7 @@ from surge_sweeps.curves import Status
 from surge_sweeps.trackers.base import Scalar
 from surge_sweeps.trackers.trial_runs import missing_metric, script_status
 from surge_sweeps.trackers.wandb.client import WandbProject, read_again, wandb_errors
-from surge_sweeps.trackers.wandb.offline_run import number
+from surge_sweeps.trackers.wandb.offline.run import number
 from surge_sweeps.trackers.wandb.open_run import SHOW_TIMEOUT_S, RunLabels, new_run_id
 from surge_sweeps.trackers.wandb.record import STATUS
 

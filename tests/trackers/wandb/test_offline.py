@@ -21,15 +21,16 @@ from surge_sweeps.curves import LossCurves
 from surge_sweeps.errors import MissingExtraError, TrackerError, UnknownNameError
 from surge_sweeps.trackers import assemble
 from surge_sweeps.trackers.base import ReadOptions
-from surge_sweeps.trackers.wandb import offline_file, transaction_log
-from surge_sweeps.trackers.wandb.offline import OfflineFolder, is_offline_folder
-from surge_sweeps.trackers.wandb.offline_decode import decode
-from surge_sweeps.trackers.wandb.offline_file import read_offline_file
-from surge_sweeps.trackers.wandb.offline_find import find_files
-from surge_sweeps.trackers.wandb.offline_inspect import inspect
-from surge_sweeps.trackers.wandb.offline_run import Column, OfflineFile
-from surge_sweeps.trackers.wandb.offline_runs import OfflineRuns, merge
-from surge_sweeps.trackers.wandb.transaction_log import TransactionLog, UnknownLogError
+from surge_sweeps.trackers.wandb.offline import file as offline_file
+from surge_sweeps.trackers.wandb.offline import transaction_log
+from surge_sweeps.trackers.wandb.offline.decode import decode
+from surge_sweeps.trackers.wandb.offline.file import read_offline_file
+from surge_sweeps.trackers.wandb.offline.find import find_files
+from surge_sweeps.trackers.wandb.offline.folder import OfflineFolder, is_offline_folder
+from surge_sweeps.trackers.wandb.offline.inspect import inspect
+from surge_sweeps.trackers.wandb.offline.run import Column, OfflineFile
+from surge_sweeps.trackers.wandb.offline.runs import OfflineRuns, merge
+from surge_sweeps.trackers.wandb.offline.transaction_log import TransactionLog, UnknownLogError
 
 wandb = pytest.importorskip("wandb")
 
@@ -395,7 +396,7 @@ class TestDecode:
     def read(self, item: dict[str, Any]) -> Any:
         from wandb.proto import wandb_internal_pb2 as schema
 
-        from surge_sweeps.trackers.wandb.offline_decode import _Decoder
+        from surge_sweeps.trackers.wandb.offline.decode import _Decoder
 
         decoder = _Decoder(schema)
         decoder.read(self.record(item))

@@ -26,7 +26,7 @@ from surge_sweeps.trackers import open_tracker
 from surge_sweeps.trackers.base import ReadOptions, ResumableRun, RunRecord
 from surge_sweeps.trackers.wandb import open_run
 from surge_sweeps.trackers.wandb.client import WandbProject, connect
-from surge_sweeps.trackers.wandb.offline import OfflineFolder
+from surge_sweeps.trackers.wandb.offline.folder import OfflineFolder
 from surge_sweeps.trackers.wandb.runs import stored_runs
 from surge_sweeps.trackers.wandb.writer import WandbTracker
 

@@ -14,8 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from surge_sweeps.trackers.wandb.offline.transaction_log import Ending
 from surge_sweeps.trackers.wandb.record import SUMMARY
-from surge_sweeps.trackers.wandb.transaction_log import Ending
 
 STEP, TIMESTAMP = "_step", "_timestamp"
 #: How W&B writes these floats where its JSON is strict.

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from surge_sweeps.errors import TrackerError
-from surge_sweeps.trackers.wandb.offline_run import OfflineFile, RunLog, number
-from surge_sweeps.trackers.wandb.transaction_log import Ending
+from surge_sweeps.trackers.wandb.offline.run import OfflineFile, RunLog, number
+from surge_sweeps.trackers.wandb.offline.transaction_log import Ending
 
 _WORDS = 400  # of what the command says about a file
 

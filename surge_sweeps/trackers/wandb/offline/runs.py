@@ -13,7 +13,7 @@ from surge_sweeps.curve_cache import Series, join_series
 from surge_sweeps.curves import Problem, Status
 from surge_sweeps.trackers.stored_runs import LatestPoint, StoredRun, as_status
 from surge_sweeps.trackers.trial_runs import script_status
-from surge_sweeps.trackers.wandb.offline_run import STEP, TIMESTAMP, Column, OfflineFile, as_text
+from surge_sweeps.trackers.wandb.offline.run import STEP, TIMESTAMP, Column, OfflineFile, as_text
 from surge_sweeps.trackers.wandb.record import STATUS, SUMMARY
 
 #: Columns of the run table that stand in the summary.

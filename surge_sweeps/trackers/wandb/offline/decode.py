@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from surge_sweeps.extras import require
-from surge_sweeps.trackers.wandb.offline_run import OfflineFile, RunLog, number
+from surge_sweeps.trackers.wandb.offline.run import OfflineFile, RunLog, number
+from surge_sweeps.trackers.wandb.offline.transaction_log import TransactionLog, UnknownLogError
 from surge_sweeps.trackers.wandb.record import SUMMARY
-from surge_sweeps.trackers.wandb.transaction_log import TransactionLog, UnknownLogError
 
 _RECORDS = "wandb.proto.wandb_internal_pb2"
 _SUMMARY_MARK = SUMMARY.encode()

@@ -16,10 +16,10 @@ from surge_sweeps.errors import TrackerError
 from surge_sweeps.progress import ProgressCallback, no_progress
 from surge_sweeps.trackers.assemble import Origin, assemble
 from surge_sweeps.trackers.base import ReadOptions
-from surge_sweeps.trackers.wandb.offline_file import read_offline_file
-from surge_sweeps.trackers.wandb.offline_find import find_files, is_offline_folder
-from surge_sweeps.trackers.wandb.offline_run import OfflineFile
-from surge_sweeps.trackers.wandb.offline_runs import OfflineRuns, merge
+from surge_sweeps.trackers.wandb.offline.file import read_offline_file
+from surge_sweeps.trackers.wandb.offline.find import find_files, is_offline_folder
+from surge_sweeps.trackers.wandb.offline.run import OfflineFile
+from surge_sweeps.trackers.wandb.offline.runs import OfflineRuns, merge
 from surge_sweeps.trackers.wandb.record import JOB_TYPE_REPORT
 
 __all__ = ["OfflineFolder", "is_offline_folder"]

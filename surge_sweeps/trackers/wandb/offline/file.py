@@ -6,10 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from surge_sweeps.errors import TrackerError
-from surge_sweeps.trackers.wandb.offline_decode import decode
-from surge_sweeps.trackers.wandb.offline_inspect import inspect
-from surge_sweeps.trackers.wandb.offline_run import OfflineFile
-from surge_sweeps.trackers.wandb.transaction_log import UnknownLogError
+from surge_sweeps.trackers.wandb.offline.decode import decode
+from surge_sweeps.trackers.wandb.offline.inspect import inspect
+from surge_sweeps.trackers.wandb.offline.run import OfflineFile
+from surge_sweeps.trackers.wandb.offline.transaction_log import UnknownLogError
 
 
 def read_offline_file(path: Path) -> OfflineFile:

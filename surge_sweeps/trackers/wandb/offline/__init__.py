@@ -1,0 +1,1 @@
+"""Runs that W&B wrote to disk, read without a server."""
