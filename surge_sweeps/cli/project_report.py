@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,13 +74,13 @@ def write_project_report(
     read = read or ReadOptions(cache_dir=cache_folder())
     check_schedule_options(asked.budget_examples, asked.example_overhead)
     place = locate(project, tracker, uri)
-    folder = output if output is not None else Path("reports") / safe_name(short_name(project, place.kind))
+    folder = output if output is not None else Path("reports") / _folder_name(project, place, read)
     if folder.exists() and not folder.is_dir():
         raise SurgeError(f"{folder} is a file.", "Name a folder with --output.")
     target = None if publish is None else publish_target(publish, project, place)
     curves = _collect(project, place, read, uri, quiet=quiet)
     result, cells = _fit(curves, asked, quiet=quiet)
-    paths = write_report(result, cells, folder)
+    paths = write_report(result, cells, folder, curves.read_as)
     if not quiet:
         print_summary(result, out)
     page = next(path for path in paths if path.suffix == ".html")
@@ -86,6 +88,15 @@ def write_project_report(
     if target is not None:
         publish_result(target, result, cells, paths, curves, read, quiet=quiet)
     return page
+
+
+def _folder_name(project: str, place: Place, read: ReadOptions) -> str:
+    """A part of a project's runs has a report of its own, so that it never takes the place of the whole one's."""
+    name = safe_name(short_name(project, place.kind))
+    if not read.filters:
+        return name
+    mark = hashlib.sha256(json.dumps(dict(read.filters), sort_keys=True).encode()).hexdigest()[:6]
+    return f"{name}-filtered-{mark}"
 
 
 def cache_folder() -> Path:
@@ -96,11 +107,16 @@ def cache_folder() -> Path:
 
 def _collect(project: str, place: Place, read: ReadOptions, uri: str | None, *, quiet: bool) -> LossCurves:
     """Read the project, saying where it is read from, and under which names."""
-    why = f" ({place.why})" if place.why else ""
-    say(f"Collecting {_PLACES[place.kind]} {project}{why} ...", quiet=quiet)
+    part = f", filters {json.dumps(dict(read.filters))}" if read.filters else ""
+    say(f"Collecting {_PLACES[place.kind]} {project}{part} ...", quiet=quiet)
     tracker = place.kind if place.kind in ("wandb", "mlflow") and uri is None else None
     with progress_bar("collecting", quiet=quiet) as progress:
         curves = read_project(project, read, tracker=tracker, uri=uri, progress=progress)
+    if read.filters and curves.runs.empty:
+        raise SurgeError(
+            f"no run of {project!r} that can be used matches {json.dumps(dict(read.filters))}.",
+            "Mend --filters, or leave it away: without it the report lists what is there.",
+        )
     say(f"  {_size(curves)}", quiet=quiet)
     for part, name in curves.read_as.items():
         say(f"  {part}: {name}", quiet=quiet)

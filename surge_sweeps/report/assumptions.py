@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from surge_sweeps.fitting.result import SurgeFit
 from surge_sweeps.report.families import family_of, has_rates, is_tuned
 
@@ -37,6 +39,17 @@ _SCALES = (
 )
 _CENSORED = "Runs that diverged or never reached a loss count as such; they are not left out."
 _DIVERGED = "Runs that diverged count as such; they are not left out."
+
+
+def read_as_sentence(read_as: Mapping[str, str]) -> str:
+    """Under which names the runs were read; see `LossCurves.read_as`.
+
+    >>> read_as_sentence({"logged by": "Transformers", "loss": "eval/loss", "learning rate": "learning_rate"})
+    'The runs were read under these names (logged by Transformers): loss = eval/loss; learning rate = learning_rate.'
+    """
+    origin = read_as.get("logged by", "")
+    names = "; ".join(f"{part} = {name}" for part, name in read_as.items() if part != "logged by")
+    return f"The runs were read under these names{f' (logged by {origin})' if origin else ''}: {names}."
 
 
 def assumptions_of(fit: SurgeFit) -> tuple[str, ...]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
 from surge_sweeps.counting import counted
 from surge_sweeps.fitting.result import GroupFit, ProblemRecord, SurgeFit, TargetFit
 from surge_sweeps.report.advice import next_runs
-from surge_sweeps.report.assumptions import assumptions_of
+from surge_sweeps.report.assumptions import assumptions_of, read_as_sentence
 from surge_sweeps.report.build_infos import (
     group_batch_sizes,
     laws_info,
@@ -45,12 +45,13 @@ from surge_sweeps.report.table_words import advice_without_schedule, tradeoff_he
 from surge_sweeps.report.words import VERDICTS
 
 
-def report_info(fit: SurgeFit, cells: pd.DataFrame) -> ReportInfo:
+def report_info(fit: SurgeFit, cells: pd.DataFrame, read_as: Mapping[str, str] | None = None) -> ReportInfo:
     """Everything the report shows.
 
     Args:
         fit: what was found.
         cells: one row per learning rate and batch size of a target; the columns of `surfaces.CELL_COLUMNS`.
+        read_as: under which names the runs were read, see `LossCurves`; empty or None: nothing was chosen.
 
     Raises:
         SurgeError: `cells` lacks a column.
@@ -74,7 +75,7 @@ def report_info(fit: SurgeFit, cells: pd.DataFrame) -> ReportInfo:
         facts=facts,
         empty=empty,
         groups=groups,
-        assumptions=assumptions_of(fit),
+        assumptions=(*([read_as_sentence(read_as)] if read_as else []), *assumptions_of(fit)),
         problems=group_problems(problems),
         problem_count=len(problems),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -23,7 +24,9 @@ LONGEST_NAME = 80
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 
 
-def write_report(fit: SurgeFit, cells: pd.DataFrame, folder: Path | str) -> list[Path]:
+def write_report(
+    fit: SurgeFit, cells: pd.DataFrame, folder: Path | str, read_as: Mapping[str, str] | None = None
+) -> list[Path]:
     """Write report.html, report.md, fit.json, schedule.yaml and optimal_lr.csv into `folder`, which is made.
 
     The same input gives the same bytes, and a file that already holds them is not touched. Nothing is written when
@@ -32,6 +35,7 @@ def write_report(fit: SurgeFit, cells: pd.DataFrame, folder: Path | str) -> list
     Args:
         fit: what was found.
         cells: one row per learning rate and batch size of a target; the columns of `surfaces.CELL_COLUMNS`.
+        read_as: under which names the runs were read, see `LossCurves`.
         folder: where to write; see `safe_name` for a folder named after a project.
 
     Returns:
@@ -40,7 +44,7 @@ def write_report(fit: SurgeFit, cells: pd.DataFrame, folder: Path | str) -> list
     Raises:
         SurgeError: `cells` lacks a column, or the folder cannot be written.
     """
-    info = report_info(fit, cells)
+    info = report_info(fit, cells, read_as)
     contents = {
         "report.html": html_page(info),
         "report.md": markdown_page(info),
