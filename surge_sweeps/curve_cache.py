@@ -97,7 +97,10 @@ class SeriesCache:
         self.path = folder / f"series-{digest[:32]}.parquet"
 
     def update(
-        self, signatures: Mapping[str, str | None], fetch: Callable[[Sequence[str]], Series]
+        self,
+        signatures: Mapping[str, str | None],
+        fetch: Callable[[Sequence[str]], Series],
+        rows: Mapping[str, int | None] | None = None,
     ) -> Series:
         """The series of the runs in `signatures`, in that order, fetched only where the cache does not hold them.
 
@@ -105,6 +108,8 @@ class SeriesCache:
             signatures: run -> text that changes whenever the run's series may have; None: fetch it every time.
                 Take them before fetching: a run that grows meanwhile is then fetched again next time.
             fetch: reads whole runs from the store, in the order asked for.
+            rows: how many rows the store says that runs have: a shorter series is not kept, so that what is missing
+                is asked for, and named, again.
 
         A cache that cannot be read or written is logged and the store read instead: the result is the same.
         """
@@ -114,8 +119,13 @@ class SeriesCache:
         ]
         fetched = fetch(fresh).split() if fresh else {}
         series = join_series([fetched[run] if run in fetched else held[run] for run in signatures])
-        if known != dict(signatures) or fresh:
-            self._write(series, signatures)
+        expected = rows or {}
+        whole = {
+            run: None if held < (expected.get(run) or 0) else signatures[run]
+            for run, held in zip(series.runs, series.rows, strict=True)
+        }
+        if known != whole or fresh:
+            self._write(series, whole)
         return series
 
     def _read(self) -> tuple[dict[str, str | None], dict[str, Series]]:

@@ -5,15 +5,13 @@ The same for every tracker; each brings its runs as `StoredRun` and its points a
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple, Protocol, cast, get_args
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from surge_sweeps.curve_cache import Series, SeriesCache, join_series
 from surge_sweeps.curves import RESULT_STATUSES, LossCurves, Problem, Status, build_curves
@@ -21,6 +19,7 @@ from surge_sweeps.errors import SurgeError, UnknownNameError
 from surge_sweeps.trackers.base import ReadOptions
 from surge_sweeps.trackers.naming.choose import choose_names
 from surge_sweeps.trackers.naming.names import ReadNames, StepAxis
+from surge_sweeps.trackers.placing import Placing
 from surge_sweeps.trackers.stored_runs import RunColumns, StoredRun, repeated_trials, run_columns
 
 BatchUnit = Literal["examples", "sequences", "tokens"]
@@ -72,14 +71,23 @@ def assemble(
     """
     if options.batch_unit not in get_args(BatchUnit):
         raise UnknownNameError("batch unit", options.batch_unit, get_args(BatchUnit))
-    # Kept apart in the cache, whose files hold the runs of the last read alone.
-    sample = origin._replace(identity=(*origin.identity, "sample"))
+    reading = _Reading(source, origin, options)
+    found = _assemble(stored, reading, look=False)
+    return found if found is not None else cast(LossCurves, _assemble(stored, reading, look=True))
+
+
+def _assemble(stored: Sequence[StoredRun], reading: _Reading, *, look: bool) -> LossCurves | None:
+    """The curves; None where what the newest values said of the step is not so in other rows: then look at all."""
+    origin, options = reading.origin, reading.options
     names = choose_names(
         stored,
         options,
         own_step=origin.own_step,
-        read=lambda some, metric: _fetch(some, source, metric, None, sample, options),
+        read=reading.look,
+        count=reading.count,
+        look=look,
     )
+    placing = Placing(names, in_order=not origin.own_step)
     problems = [*names.problems, *(Problem(run, what) for run, what in names.left_out.items())]
     stored = [run for run in stored if run.run not in names.left_out]
     table, found = run_columns(stored, names, seed_asked=options.seed is not None)
@@ -89,7 +97,16 @@ def assemble(
     if names.step.metric is not None:
         stored = _with_metric(stored, names.step.metric, problems)
 
-    losses = _read(stored, source, names.loss, names, origin, options, problems)
+    params = {run.run: run.params for run in stored}
+    series = placing.steps_of(
+        reading.fetch(stored, names.loss, names.step.metric), names.loss, params, problems
+    )
+    doubted = placing.doubted(series)
+    problems += [Problem(run, f"left out: {why}") for run, why in doubted.items()]
+    stored = [run for run in stored if run.run not in doubted]
+    if doubted:
+        series = join_series([part for run, part in series.split().items() if run not in doubted])
+    losses = placing.place(series, names.loss, problems)
     _check_points(losses, stored, names)
     if (
         names.foreign
@@ -112,8 +129,13 @@ def assemble(
     points = losses.rename(columns={"value": "loss"})
     if names.examples is not None:
         counted = [run for run in stored if names.examples in run.metrics]
-        seen = _read(counted, source, names.examples, names, origin, options, problems)
+        series = placing.steps_of(
+            reading.fetch(counted, names.examples, names.step.metric), names.examples, params, problems
+        )
+        seen = placing.place(series, names.examples, problems)
         points = points.merge(seen.rename(columns={"value": "examples"}), on=["run", "step"], how="left")
+        if names.confirmed_by == names.examples and not _agree(points, table):
+            return None
         _name_gaps(points, {run.run for run in counted}, names.examples, problems)
     return build_curves(
         _with_status(RunColumns(table, problems), stored),
@@ -136,71 +158,51 @@ def _with_metric(stored: Sequence[StoredRun], metric: str, problems: list[Proble
     return [run for run in stored if metric in run.metrics]
 
 
-def _read(
-    stored: Sequence[StoredRun],
-    source: SeriesSource,
-    metric: str,
-    names: ReadNames,
-    origin: Origin,
-    options: ReadOptions,
-    problems: list[Problem],
-) -> pd.DataFrame:
-    """The points of a metric by optimizer step: columns `run`, `step` and `value`, sorted."""
-    series = _fetch(stored, source, metric, names.step.metric, origin, options)
-    if names.step.counts != "steps":
-        params = {run.run: run.params for run in stored}
-        counts = [names.steps_per_count(params[run]) for run in series.runs]
-        a_step = np.array([math.nan if count is None else count for count in counts])
-        series = replace(series, step=series.step / a_step[series.run_index()])
-    return _tidy(series, metric, names.step.metric, problems)
+@dataclass(frozen=True)
+class _Reading:
+    """Reads series, each once: from the cache, from what was looked at before, or from the store."""
 
+    source: SeriesSource
+    origin: Origin
+    options: ReadOptions
+    _seen: dict[tuple[str, str], Series] = field(default_factory=dict)
 
-def _fetch(
-    stored: Sequence[StoredRun],
-    source: SeriesSource,
-    metric: str,
-    axis: str | None,
-    origin: Origin,
-    options: ReadOptions,
-) -> Series:
-    runs = [run.run for run in stored]
-    if not runs:
-        return join_series([])
-    if options.cache_dir is None:
-        return source.fetch(runs, metric, axis)
-    rows = source.count(runs, metric)
-    signatures = {run.run: run.signature(metric, count) for run, count in zip(stored, rows, strict=True)}
-    # A series holds the axis as it was logged, so the cache is of the metric and its axis.
-    key = (*origin.identity, metric) if axis is None else (*origin.identity, metric, axis)
-    cache = SeriesCache(options.cache_dir, key)
-    return cache.update(signatures, lambda changed: source.fetch(changed, metric, axis))
+    def count(self, stored: Sequence[StoredRun], metric: str) -> list[int | None]:
+        """How many points of a metric each run has; None where the store cannot say."""
+        return self.source.count([run.run for run in stored], metric)
 
+    def look(self, stored: Sequence[StoredRun], metric: str) -> Series:
+        """A metric by the store's own step, before it is known what is read."""
+        # Kept apart in the cache, whose files hold the runs of the last read alone.
+        series = self._cached(stored, metric, None, (*self.origin.identity, "sample"))
+        self._seen.update({(metric, run): part for run, part in series.split().items()})
+        return series
 
-def _tidy(series: Series, metric: str, axis: str | None, problems: list[Problem]) -> pd.DataFrame:
-    """One row per run and step, the newest of several; columns `run`, `step` and `value`, sorted."""
-    run = series.run_index()
-    without = np.isnan(series.step) & (axis is not None)
-    _count(run[without], series.runs, problems, f"of {metric!r} left out: logged without {axis!r}")
-    whole = (series.step >= 0) & (series.step == np.floor(series.step)) & (series.step < 2.0**53)
-    _count(
-        run[~whole & ~without],
-        series.runs,
-        problems,
-        f"of {metric!r} left out: the step is no whole number from 0 on",
-    )
-    index = np.flatnonzero(whole)
-    order = index[np.lexsort((index, series.timestamp[index], series.step[index], run[index]))]
-    run, step, value = run[order], series.step[order], series.value[order]
-    repeated = np.zeros(len(order), dtype=bool)
-    repeated[:-1] = (run[1:] == run[:-1]) & (step[1:] == step[:-1])
-    _count(
-        run[repeated], series.runs, problems, f"of {metric!r} left out: a newer one stands at the same step"
-    )
-    kept = ~repeated
-    names = np.array(series.runs, dtype=object)[run[kept]]
-    return pd.DataFrame(
-        {"run": pd.Series(names, dtype="str"), "step": step[kept].astype(np.int64), "value": value[kept]}
-    )
+    def fetch(self, stored: Sequence[StoredRun], metric: str, axis: str | None) -> Series:
+        """A metric by an axis, None: the store's own step."""
+        return self._cached(stored, metric, axis, self.origin.identity)
+
+    def _cached(
+        self, stored: Sequence[StoredRun], metric: str, axis: str | None, identity: tuple[str, ...]
+    ) -> Series:
+        if not stored:
+            return join_series([])
+        runs = [run.run for run in stored]
+        if self.options.cache_dir is None:
+            return self._from_store(runs, metric, axis)
+        rows = dict(zip(runs, self.source.count(runs, metric), strict=True))
+        signatures = {run.run: run.signature(metric, rows[run.run]) for run in stored}
+        # A series holds the axis as it was logged, so the cache is of the metric and its axis.
+        key = (*identity, metric) if axis is None else (*identity, metric, axis)
+        cache = SeriesCache(self.options.cache_dir, key)
+        return cache.update(signatures, lambda changed: self._from_store(changed, metric, axis), rows)
+
+    def _from_store(self, runs: Sequence[str], metric: str, axis: str | None) -> Series:
+        seen = {run: self._seen[metric, run] for run in runs if axis is None and (metric, run) in self._seen}
+        others = [run for run in runs if run not in seen]
+        if others:
+            seen |= self.source.fetch(others, metric, axis).split()
+        return join_series([seen[run] for run in runs])
 
 
 def _check_points(losses: pd.DataFrame, stored: Sequence[StoredRun], names: ReadNames) -> None:
@@ -217,25 +219,27 @@ def _check_points(losses: pd.DataFrame, stored: Sequence[StoredRun], names: Read
         )
 
 
-def _count(run: NDArray[np.int64], runs: Sequence[str], problems: list[Problem], what: str) -> None:
-    for index, count in zip(*np.unique(run, return_counts=True), strict=True):
-        problems.append(Problem(runs[index], f"{count} point{'s' if count > 1 else ''} {what}"))
-
-
 def _statuses(stored: Sequence[StoredRun], losses: pd.DataFrame) -> list[Status]:
-    """As recorded; else a run that ended well has diverged if its last loss is not finite, and an idle one is stale."""
+    """As recorded; else one that ended by itself has diverged if its last loss is not finite; an idle one is stale."""
     last = losses.drop_duplicates("run", keep="last").set_index("run")["value"]
     broken = set(last.index[~np.isfinite(last)])
     oldest_ms = (time.time() - STALE_AFTER_S) * 1000
     found: list[Status] = []
     for run in stored:
         status = run.status
-        if run.recorded is None and status == "finished" and run.run in broken:
+        if run.recorded is None and (status == "finished" or run.failed) and run.run in broken:
             status = "diverged"
         if run.recorded is None and status == "running" and _newest_ms(run) < oldest_ms:
             status = "stale"
         found.append(status)
     return found
+
+
+def _agree(points: pd.DataFrame, table: pd.DataFrame) -> bool:
+    """Whether the examples counted are steps times batch size at every point."""
+    batch = points["run"].map(table.set_index("run")["batch_size"])
+    known = points["examples"].notna()
+    return np.allclose((points["step"] * batch)[known], points["examples"][known], rtol=1e-9, atol=0.0)
 
 
 def _newest_ms(run: StoredRun) -> int:

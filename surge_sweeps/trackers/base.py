@@ -84,8 +84,8 @@ class ScriptRun(Protocol):
         """Close the run after the program ended and return its status; None: it was killed or never started.
 
         On exit code 0 the newest value of the trial's loss decides: `finished` if finite, else `diverged`. Without it,
-        or on another exit code: `diverged` if the newest value of any metric ending in "loss" is not finite, else
-        `crashed`.
+        or on another exit code: `diverged` if the newest value of that loss, or of the loss of training batches, is
+        not finite, else `crashed`.
         """
         ...
 

@@ -14,9 +14,9 @@ from typing import NamedTuple, get_args
 
 import pandas as pd
 
-from surge_sweeps.curves import CONTROL_COLUMNS, MAX_BATCH_SIZE, RESULT_STATUSES, Problem, Status
+from surge_sweeps.curves import MAX_BATCH_SIZE, RESULT_STATUSES, Problem, Status
 from surge_sweeps.errors import UnknownNameError
-from surge_sweeps.trackers.naming.aliases import BOOKKEEPING, canonical
+from surge_sweeps.trackers.naming.columns import left_out
 from surge_sweeps.trackers.naming.names import ReadNames, number
 
 #: Columns that are identifiers or labels, however much their values look like numbers.
@@ -27,15 +27,21 @@ _OWN_COLUMNS = frozenset({"run", "status", "lr", "batch_size", "seed"})
 _INT = re.compile(r"[+-]?(0|[1-9]\d{0,18})")
 _BOOLS = {"true": True, "false": False}
 _INT64_MAX = 2**63 - 1
+#: Beyond this a float stands for several whole numbers.
+_EXACT_FLOAT = 2.0**53
 _STATUSES: dict[str, Status] = {status: status for status in get_args(Status)}
 
 
 class LatestPoint(NamedTuple):
-    """The newest point of one metric of one run; the time in milliseconds since 1970."""
+    """The newest point of one metric of one run; the time in milliseconds since 1970.
+
+    `is_known`: the store tells the value; where it does not, `value` is NaN and says nothing.
+    """
 
     step: float
     timestamp_ms: int
     value: float
+    is_known: bool = True
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,7 @@ class StoredRun:
         run: the store's own unique id.
         recorded: the status this tool wrote, if any. ended: the status that follows from the store's own: `finished`
             where it says the run ended well, `crashed`, or `running`.
+        failed: the program ended by an error of its own, as it may at its first NaN: the loss tells whether it did.
         start_ms, end_ms: milliseconds since 1970, None where unknown.
         params: configuration as text, `trial_id` and the like included. metrics: metric name -> its newest point.
     """
@@ -57,6 +64,7 @@ class StoredRun:
     end_ms: int | None
     params: Mapping[str, str] = field(default_factory=dict)
     metrics: Mapping[str, LatestPoint] = field(default_factory=dict)
+    failed: bool = False
 
     @property
     def status(self) -> Status:
@@ -113,7 +121,7 @@ def run_columns(stored: Sequence[StoredRun], chosen: ReadNames, *, seed_asked: b
     table = table.astype({"run": "str", "lr": "float64", "batch_size": "int64", "seed": "Int64"})
     params = {run.run: run.params for run in stored}
     kept = [params[run] for run in table["run"]]
-    columns = {}
+    columns: dict[str, pd.Series] = {}
     for name in sorted(names - {chosen.lr, chosen.seed, *chosen.batch.keys} - chosen.ignored):
         if name in _OWN_COLUMNS:
             problems.append(
@@ -122,27 +130,11 @@ def run_columns(stored: Sequence[StoredRun], chosen: ReadNames, *, seed_asked: b
             continue
         values = [param.get(name) for param in kept]
         if any(value is not None for value in values):
-            column = text_column(values) if name in _TEXT_COLUMNS else typed_column(values)
-            if not (chosen.foreign and _names_runs(name, column, table)):
-                columns[name] = column
+            columns[name] = text_column(values) if name in _TEXT_COLUMNS else typed_column(values)
+    dropped, told = left_out(columns, table[["lr", "batch_size"]], labels=chosen.foreign)
+    problems += told
+    columns = {name: column for name, column in columns.items() if name not in dropped}
     return RunColumns(pd.concat([table, pd.DataFrame(columns, index=table.index)], axis=1), problems)
-
-
-def _names_runs(name: str, column: pd.Series, table: pd.DataFrame) -> bool:
-    """Whether a setting only names runs or their folders: grouping by it would leave each run on its own.
-
-    Text counts as such where each of its values goes with one learning rate and batch size and these do vary.
-    """
-    if canonical(name) in BOOKKEEPING:
-        return True
-    cells = table[["lr", "batch_size"]]
-    if (
-        name in CONTROL_COLUMNS
-        or not pd.api.types.is_string_dtype(column)
-        or len(cells.drop_duplicates()) < 2
-    ):
-        return False
-    return bool((cells.groupby(column.to_numpy(), dropna=False).nunique() == 1).all(axis=None))
 
 
 def typed_column(values: Sequence[str | None]) -> pd.Series:
@@ -188,15 +180,27 @@ def _canonical(run: StoredRun, chosen: ReadNames, problems: list[Problem]) -> di
         )
         return None
     seed = run.params.get(chosen.seed)
-    if seed is not None and not (_INT.fullmatch(seed.strip()) and abs(int(seed)) <= _INT64_MAX):
+    whole = None if seed is None else _whole(seed)
+    if seed is not None and whole is None:
         problems.append(Problem(run.run, f"the seed {seed!r} is not a whole number and counts as missing"))
-        seed = None
     return {
         "run": run.run,
         "lr": number(run.params.get(chosen.lr)),
         "batch_size": int(batch_size),
-        "seed": pd.NA if seed is None else int(seed),
+        "seed": pd.NA if whole is None else whole,
     }
+
+
+def _whole(text: str) -> int | None:
+    """The whole number a text is, `1.0` included; None beyond 64 bits, and for a float that is not exact.
+
+    >>> _whole("7"), _whole("1.0"), _whole("1.5"), _whole("1e300")
+    (7, 1, None, None)
+    """
+    if _INT.fullmatch(text.strip()):
+        return int(text) if abs(int(text)) <= _INT64_MAX else None
+    value = number(text)
+    return int(value) if value is not None and abs(value) <= _EXACT_FLOAT and value == int(value) else None
 
 
 def repeated_trials(stored: Sequence[StoredRun], problems: list[Problem]) -> set[str]:

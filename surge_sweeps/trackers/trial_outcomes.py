@@ -5,7 +5,6 @@ A trial may have several runs: one that crashed and one that finished later. The
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -16,8 +15,9 @@ from surge_sweeps.errors import SurgeError, TrackerError
 from surge_sweeps.sweep import Sweep
 from surge_sweeps.trackers.assemble import STALE_AFTER_S
 from surge_sweeps.trackers.places import locate
+from surge_sweeps.trackers.planned_trials import PlannedTrial
 from surge_sweeps.trackers.stored_runs import StoredRun
-from surge_sweeps.trackers.trial_runs import missing_metric
+from surge_sweeps.trackers.trial_runs import missing_metric, script_status
 
 _RANK: Mapping[Status, int] = {**dict.fromkeys(RESULT_STATUSES, 0), "running": 1, "crashed": 2, "stale": 3}
 
@@ -27,11 +27,13 @@ class TrialOutcome(NamedTuple):
 
     Attributes:
         status: of its best run. run: the store's id of that run. problem: why a run that ended well is no result.
+        is_preempted: the run made room and waits to be taken up by the next agent; its status is then `crashed`.
     """
 
     status: Status
     run: str
     problem: str = ""
+    is_preempted: bool = False
 
     @property
     def is_result(self) -> bool:
@@ -43,7 +45,8 @@ def trial_outcomes(stored: Iterable[StoredRun], losses: Mapping[str, str]) -> di
     """Trial id -> how it stands, for the trials that have a run.
 
     A status that this tool wrote is taken as it is. A run of the user's own script is a result if it ended well with
-    its loss logged, diverged if that loss is not finite.
+    its loss logged, diverged if that loss is not finite; a script that failed has diverged if its loss, or that of its
+    training batches, is not finite.
 
     Args:
         stored: the project's runs. losses: trial id -> the metric that its run must log; other trials are left out.
@@ -72,12 +75,16 @@ class ProjectOutcomes(NamedTuple):
 
 
 def project_outcomes(
-    sweep: Sweep, losses: Mapping[str, str], project: str | None, tracker: str | None, uri: str | None
+    sweep: Sweep,
+    planned: Mapping[str, PlannedTrial],
+    project: str | None,
+    tracker: str | None,
+    uri: str | None,
 ) -> ProjectOutcomes:
     """`trial_outcomes` of a whole project.
 
     Args:
-        sweep: names the project where none is given, as when launching. losses: as in `trial_outcomes`.
+        sweep: names the project where none is given, as when launching. planned: trial id -> the trial.
         project, tracker, uri: as in `open_tracker`; without a tracker, what is configured decides.
 
     Raises:
@@ -90,13 +97,13 @@ def project_outcomes(
     kind = locate(name, tracker, uri).kind
     if kind == "wandb":
         from surge_sweeps.trackers.wandb.client import connect, with_entity
-        from surge_sweeps.trackers.wandb.runs import stored_runs
+        from surge_sweeps.trackers.wandb.planned import planned_outcomes
         from surge_sweeps.trackers.wandb.sweeps import home_of
 
         api = connect()
         home = with_entity(api, home_of(project, sweep))
         try:
-            return ProjectOutcomes(kind, home.path, trial_outcomes(stored_runs(api, home), losses))
+            return ProjectOutcomes(kind, home.path, planned_outcomes(api, home, planned))
         except ValueError as error:
             raise TrackerError(
                 f"there is no W&B project {home.path!r}.",
@@ -106,6 +113,7 @@ def project_outcomes(
         from surge_sweeps.trackers.mlflow.reader import MlflowReader
 
         stored = [_stale_if_silent(run) for run in MlflowReader(uri).runs(name)]
+        losses = {trial: item.loss for trial, item in planned.items()}
         return ProjectOutcomes(kind, name, trial_outcomes(stored, losses))
     raise SurgeError(
         f"{name!r} is no project that trials are logged to.", "Name a W&B project or an MLflow experiment."
@@ -120,9 +128,10 @@ def _stale_if_silent(run: StoredRun) -> StoredRun:
 
 
 def _outcome(run: StoredRun, loss: str) -> TrialOutcome:
-    if run.recorded is None and run.ended == "finished":
-        if loss not in run.metrics:
-            return TrialOutcome("crashed", run.run, missing_metric(loss, run.metrics))
-        if not math.isfinite(run.metrics[loss].value):
-            return TrialOutcome("diverged", run.run)
-    return TrialOutcome(run.status, run.run)
+    if run.recorded is not None or not (run.failed or run.ended == "finished"):
+        return TrialOutcome(run.status, run.run)
+    # A value that the store does not tell counts as finite: the program ended well, and its curve tells the rest.
+    newest = {name: point.value if point.is_known else 0.0 for name, point in run.metrics.items()}
+    status = script_status(1 if run.failed else 0, newest, loss)
+    problem = "" if run.failed or status != "crashed" else missing_metric(loss, run.metrics)
+    return TrialOutcome(status, run.run, problem)

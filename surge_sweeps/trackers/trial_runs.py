@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from surge_sweeps.curves import Status
 from surge_sweeps.trackers.base import Scalar
+from surge_sweeps.trackers.naming.losses import is_training_loss
 
 _LISTED_METRICS = 10
 
@@ -25,13 +26,16 @@ def run_name(config: Mapping[str, Scalar], trial_id: str) -> str:
 def script_status(exit_code: int | None, newest: Mapping[str, float], loss: str) -> Status:
     """How a program ended, from its exit code (None: killed), the newest value of each metric and the loss's name.
 
-    Where the loss is missing or the program failed, any metric whose name ends in "loss" may say that it diverged:
-    a program may stop at its first NaN, before it evaluates.
+    Where the loss is missing or the program failed, the loss of its training batches may say too that it diverged: a
+    program may stop at its first NaN, before it evaluates. No other metric does: the best loss so far is infinite
+    until one was measured, and a part of a loss may be undefined at any time.
 
     >>> script_status(0, {"val_loss": 0.5, "aux_loss": float("nan")}, "val_loss")
     'finished'
     >>> script_status(1, {"train_loss": float("nan")}, "val_loss"), script_status(1, {"val_loss": 0.5}, "val_loss")
     ('diverged', 'crashed')
+    >>> script_status(1, {"best_val_loss": float("inf")}, "val_loss")
+    'crashed'
     >>> script_status(0, {"val_ppl": 3.0}, "val_loss")
     'crashed'
     """
@@ -39,7 +43,7 @@ def script_status(exit_code: int | None, newest: Mapping[str, float], loss: str)
         return "crashed"
     if exit_code == 0 and loss in newest:
         return "finished" if math.isfinite(newest[loss]) else "diverged"
-    losses = [value for name, value in newest.items() if name == loss or name.endswith("loss")]
+    losses = [value for name, value in newest.items() if name == loss or is_training_loss(name)]
     return "crashed" if all(math.isfinite(value) for value in losses) else "diverged"
 
 

@@ -78,6 +78,23 @@ def test_a_run_without_a_signature_is_fetched_every_time(tmp_path: Path) -> None
     assert store.asked == ["a"]
 
 
+def test_a_series_shorter_than_the_store_counts_is_not_kept(tmp_path: Path) -> None:
+    store = Store(a=[(0, 1.0)], b=[(0, 2.0)])
+    cache = SeriesCache(tmp_path, ["wandb", "x"])
+    signatures = {"a": "1", "b": "1"}
+    asked = []
+    for _ in range(2):
+        cache.update(signatures, store.fetch, {"a": 2, "b": None})
+        asked.append(store.asked)
+    assert asked == [["a", "b"], ["a"]]
+    store.points["a"] = [(0, 1.0), (1, 0.5)]
+    cache.update(signatures, store.fetch, {"a": 2, "b": 1})
+    store.asked = []
+    whole = cache.update(signatures, store.fetch, {"a": 2, "b": 1})
+    assert store.asked == []
+    assert same(whole, store.fetch(["a", "b"]))
+
+
 @pytest.mark.parametrize(
     "damage", ["truncated", "flipped", "text", "empty", "version", "other", "no manifest"]
 )

@@ -17,8 +17,9 @@ from surge_sweeps.curves import CONTROL_COLUMNS, LossCurves
 GroupValue = str | int | float | bool | None
 
 _SWEPT = ("lr", "batch_size", "seed")
-#: Columns that name a group best, so others that follow from them are dropped rather than these.
-_FIRST = ("optimizer", "model", "workload")
+#: Columns that name a group best, so others that follow from them are dropped rather than these, and what they say
+#: is no other word for a learning rate, though each may have been run at one alone.
+_FIRST = ("optimizer", "model", "workload", "opt", "optim", "arch", "dataset")
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +49,7 @@ def group_columns(runs: pd.DataFrame) -> tuple[list[str], list[str]]:
     repeats_sweep: list[str] = []
     for name in ordered:
         own = codes[name]
-        if name not in _FIRST and any(
+        if not _says_what_was_trained(name) and any(
             _follows(own, [column]) and _follows(column, [own]) for column in swept
         ):
             repeats_sweep.append(name)
@@ -78,6 +79,15 @@ def split_groups(curves: LossCurves) -> tuple[list[Group], list[str]]:
         )
         for key in found
     ], notes
+
+
+def _says_what_was_trained(name: str) -> bool:
+    """Whether a column, or the setting of a configuration in levels, is one of those that name a group best.
+
+    >>> _says_what_was_trained("optimizer"), _says_what_was_trained("cfg.model.name"), _says_what_was_trained("name")
+    (True, True, False)
+    """
+    return name.removesuffix(".name").rpartition(".")[2] in _FIRST
 
 
 def _follows(codes: np.ndarray, others: list[np.ndarray]) -> bool:

@@ -5,6 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+#: Words of what is done beside training: `eval.batch_size` is no batch size of an optimizer step.
+EVALUATION = frozenset({
+    "eval", "evaluation", "val", "valid", "validation", "dev", "test", "inference", "predict", "generation",
+})  # fmt: skip
+_WORD = re.compile(r"[._ ]+")
+
 #: Settings, best first; an optimizer's own (`optim.lr`, `args.lr`) are found by their ending.
 LR = (
     "lr",
@@ -59,15 +65,6 @@ LOOKS_LIKE_COUNTER = re.compile(
     re.IGNORECASE,
 )
 
-#: Settings that name a run, its machine or its folders: no hyper-parameters, though they differ from run to run.
-BOOKKEEPING = frozenset({
-    "run_name", "run_id", "name", "id", "output_dir", "out_dir", "logging_dir", "log_dir", "save_dir", "work_dir",
-    "save_folder", "checkpoint_dir", "dump_folder", "job.dump_folder", "experiment_name", "wandb_run_name", "exp_name",
-    "hostname", "host", "timestamp", "start_time", "date", "job_id", "slurm_job_id", "_name_or_path", "wandb_name",
-    "local_rank", "port", "master_port", "save", "load", "tensorboard_dir", "wandb_exp_name", "wandb_save_dir",
-    "checkpoint.save_folder", "git_hash", "commit",
-})  # fmt: skip
-
 
 def canonical(name: str) -> str:
     """A setting's name as the tables of this package have it.
@@ -84,6 +81,20 @@ def matching(names: Iterable[str], key: str) -> list[str]:
     >>> matching(["args.lr", "optim/lr", "min_lr"], "lr"), matching(["lr", "optim.lr"], "lr")
     (['args.lr', 'optim/lr'], ['lr'])
     """
-    forms = {name: canonical(name) for name in names}
-    exact = sorted(name for name, form in forms.items() if form == key)
-    return exact or sorted(name for name, form in forms.items() if form.endswith(f".{key}"))
+    found = all_matching(names, key)
+    return [name for name in found if canonical(name) == key] or found
+
+
+def all_matching(names: Iterable[str], key: str) -> list[str]:
+    """The settings called `key`, then those that end in it after a dot, unless they are of the evaluation.
+
+    >>> all_matching(["optim.lr", "lr", "val.lr"], "lr")
+    ['lr', 'optim.lr']
+    """
+    forms = sorted((canonical(name) != key, name) for name in names if _called(canonical(name), key))
+    return [name for _, name in forms]
+
+
+def _called(form: str, key: str) -> bool:
+    parents = form.removesuffix(key)
+    return form == key or (form.endswith(f".{key}") and EVALUATION.isdisjoint(_WORD.split(parents)))

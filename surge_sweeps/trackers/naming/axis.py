@@ -1,64 +1,41 @@
 """Choosing where a point's optimizer step comes from.
 
 W&B's own step counts calls of `log` unless the program says otherwise, so it is used only where something shows that
-it counts optimizer steps: the framework that logged it, or a counter of examples that agrees with it.
+it counts optimizer steps: the framework that logged it, or a counter of examples that agrees with it in every row.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
-import numpy as np
-
-from surge_sweeps.curve_cache import Series
 from surge_sweeps.curves import Problem
 from surge_sweeps.errors import SurgeError, UnknownNameError
 from surge_sweeps.trackers.base import EXAMPLES, TOKENS
 from surge_sweeps.trackers.naming import aliases
+from surge_sweeps.trackers.naming.counters import SAME_COUNT, Counter, Scale, agree
+from surge_sweeps.trackers.naming.evidence import Evidence, ReadSeries, look_at
 from surge_sweeps.trackers.naming.frameworks import Framework
-from surge_sweeps.trackers.naming.names import OWN_STEP, AmbiguousNameError, Counts, Product, StepAxis, number
+from surge_sweeps.trackers.naming.names import OWN_STEP, AmbiguousNameError, StepAxis
 from surge_sweeps.trackers.stored_runs import StoredRun
 
-#: Reads the series of a metric of some runs, by the store's own step.
-ReadSeries = Callable[[Sequence[StoredRun], str], Series]
-
-#: So many runs whose newest values do not confirm a step are looked at point by point.
-_LOOKED_AT = 5
-#: A counter this close to steps times batch size tells nothing more than these; a batch that grew is further off.
-_SAME_COUNT = 0.01
-
 
 @dataclass(frozen=True)
-class Scale:
-    """What a step amounts to.
+class ChosenAxis:
+    """Where steps come from.
 
     Attributes:
-        batch: the batch size. counts: what it counts. sequence_length: the setting with the tokens of an example.
+        axis: the axis. why: in words. confirmed_by: the counter whose newest values alone say so: all its values are to
+            be looked at once they are read. is_doubtful: a guess, by its name or from a counter.
+        left_out: runs it does not hold for -> why, in words.
     """
 
-    batch: Product
-    counts: Counts
-    sequence_length: str | None
-
-    def step_of(self, run: StoredRun, counts: Counts) -> float | None:
-        """How many of `counts` a step of the run adds; None where unknown."""
-        batch = self.batch.of(run.params)
-        if batch is None or counts == self.counts:
-            return batch
-        length = None if self.sequence_length is None else number(run.params.get(self.sequence_length))
-        if length is None or not 0 < length < math.inf:
-            return None
-        return batch * length if counts == "tokens" else batch / length
-
-
-@dataclass(frozen=True)
-class Counter:
-    """A metric and what it counts: examples or tokens."""
-
-    metric: str
-    counts: Counts
+    axis: StepAxis
+    why: str
+    confirmed_by: str | None = None
+    is_doubtful: bool = False
+    left_out: dict[str, str] = field(default_factory=dict)
 
 
 def choose_axis(
@@ -72,15 +49,19 @@ def choose_axis(
     own: bool,
     trusted: bool,
     read: ReadSeries,
-) -> tuple[StepAxis, str]:
-    """The step axis, and why in words.
+    others: Sequence[StoredRun] = (),
+    look: bool = False,
+) -> ChosenAxis:
+    """The step axis.
 
     Args:
         runs: the runs that decide, all with the loss. framework: theirs. asked: the user's choice of a metric.
         counters: metrics of theirs that count what was seen, best first. scale: what a step adds to them.
         problems: what is worth telling is added.
         own: they are of this tool's own run record. trusted: the store's own step is the optimizer step in any case.
-        read: looks at a few runs' points, where their newest values leave it open what the store's own step counts.
+        read: the rows of some runs, to see what the store's own step counts. others: further runs with the loss, which
+            do not decide.
+        look: at every row, even of this tool's own runs where the newest values agree.
 
     Raises:
         UnknownNameError: no run has the metric asked for. AmbiguousNameError: two counters of steps differ, or one is
@@ -91,96 +72,110 @@ def choose_axis(
     if asked is not None:
         if asked != OWN_STEP and runs and asked not in names:
             raise UnknownNameError("metric", asked, names)
-        return StepAxis(None if asked == OWN_STEP else asked), f"{asked}, as asked for"
+        return ChosenAxis(StepAxis(None if asked == OWN_STEP else asked), f"{asked}, as asked for")
     if trusted or not runs:
-        return StepAxis(), "the store's own step"
+        return ChosenAxis(StepAxis(), "the store's own step")
 
     whole = set.intersection(*(set(run.metrics) for run in runs))
     if framework is not None:
         for axis in framework.steps:
             if axis.metric is None or axis.metric in whole:
-                return axis, _of_framework(axis, framework, scale)
+                return ChosenAxis(axis, _of_framework(axis, framework, scale))
+    evidence: dict[Counter, Evidence] = {}
     for counter in counters:
-        if _confirms(runs, counter, scale, read):
-            lacking = sum(counter.metric not in run.metrics for run in runs)
-            if lacking:
-                what = f"{lacking} of {len(runs)} runs lack {counter.metric}, which confirms {OWN_STEP} in the others"
-                problems.append(Problem(None, f"{what}: it is taken for the optimizer step in all"))
-            return StepAxis(), f"{OWN_STEP}, which {counter.metric} confirms"
+        confirmed_by = None
+        # The run record's own counter is read in any case, and looked at then.
+        is_read = own and counter.metric == (TOKENS if scale.counts == "tokens" else EXAMPLES)
+        if is_read and not look and agree(runs, counter, scale, StepAxis()):
+            confirmed_by, left_out = counter.metric, dict[str, str]()
+        else:
+            evidence[counter] = _look(runs, others, counter, scale, read)
+            if not evidence[counter].confirms(run.run for run in runs):
+                continue
+            left_out = _left_out(evidence[counter].differing, counter, scale)
+        lacking = sum(counter.metric not in run.metrics for run in runs)
+        if lacking:
+            what = f"{lacking} of {len(runs)} runs lack {counter.metric}, which confirms {OWN_STEP} in the others"
+            problems.append(Problem(None, f"{what}: it is taken for the optimizer step in all"))
+        why = f"{OWN_STEP}, which {counter.metric} confirms"
+        return ChosenAxis(StepAxis(), why, confirmed_by, left_out=left_out)
     if framework is None and not own and (step := _step_metric(runs, whole, counters, scale)) is not None:
-        return StepAxis(step), f"{step}, by its name"
+        return ChosenAxis(StepAxis(step), f"{step}, by its name", is_doubtful=True)
     for counter in counters:
         if counter.metric in whole and all(scale.step_of(run, counter.counts) is not None for run in runs):
-            divisor = str(scale.batch) + (
-                "" if counter.counts == scale.counts else " and the sequence length"
-            )
-            return StepAxis(counter.metric, counter.counts), f"{counter.metric} / {divisor}"
+            return _from_counter(runs, counter, scale, evidence[counter], problems, own)
     raise _no_axis(names, framework)
 
 
-def counters_of(
-    runs: Sequence[StoredRun], framework: Framework | None, asked: str | None, batch_unit: str
-) -> list[Counter]:
-    """The metrics that count what the runs have seen, those in the batch unit first, the user's before all.
+def _look(
+    runs: Sequence[StoredRun],
+    others: Sequence[StoredRun],
+    counter: Counter,
+    scale: Scale,
+    read: ReadSeries,
+) -> Evidence:
+    counted = {run.run: run for run in (*runs, *others) if counter.metric in run.metrics}
+    a_step = {run: scale.step_of(stored, counter.counts) for run, stored in counted.items()}
+    known = {run: size for run, size in a_step.items() if size is not None}
+    return look_at(read([counted[run] for run in known], counter.metric) if known else None, known)
+
+
+def _left_out(runs: Sequence[str], counter: Counter, scale: Scale) -> dict[str, str]:
+    what = f"left out: {OWN_STEP} times {scale.batch} is not {counter.metric} there, as it is in other runs"
+    return dict.fromkeys(runs, what)
+
+
+def _from_counter(
+    runs: Sequence[StoredRun],
+    counter: Counter,
+    scale: Scale,
+    evidence: Evidence,
+    problems: list[Problem],
+    own: bool,
+) -> ChosenAxis:
+    """A counter divided by what a step adds to it, unless the store's own step says that it adds something else.
 
     Raises:
-        UnknownNameError: no run has the metric asked for.
+        AmbiguousNameError: it does, in half of the runs or more.
     """
-    names = {name for run in runs for name in run.metrics}
-    if asked is not None and runs and asked not in names:
-        raise UnknownNameError("metric", asked, names)
-    examples = [EXAMPLES, *(framework.examples if framework else ()), *aliases.EXAMPLES]
-    tokens = [TOKENS, *(framework.tokens if framework else ()), *aliases.TOKENS]
-    found = [Counter(name, "examples") for name in examples] + [Counter(name, "tokens") for name in tokens]
-    unit: Counts = "tokens" if batch_unit == "tokens" else "examples"
-    found.sort(key=lambda counter: counter.counts != unit)
-    named = [Counter(asked, unit)] if asked is not None else []
-    return [counter for counter in dict.fromkeys(named + found) if counter.metric in names]
+    divisor = str(scale.batch) + ("" if counter.counts == scale.counts else " and the sequence length")
+    decisive = {run.run for run in runs}
+    at_odds = sorted(decisive & evidence.per_step.keys())
+    if 2 * len(at_odds) >= len(decisive):
+        raise _contradiction(at_odds, counter, scale, evidence)
+    left_out = {
+        run: f"left out: {counter.metric} is {OWN_STEP} times {size:g} throughout, which is not {divisor}"
+        for run, size in evidence.per_step.items()
+    }
+    if evidence.steps_a_row and not own:
+        steps = f"{evidence.steps_a_row:g}"
+        what = (
+            f"rows are {steps} steps of {divisor} apart by {counter.metric}. If the program logged every step, its"
+            f" batch was {steps} times as large: --batch-column '{scale.batch} * {steps}'"
+        )
+        problems.append(Problem(None, what))
+    axis = StepAxis(counter.metric, counter.counts)
+    return ChosenAxis(axis, f"{counter.metric} / {divisor}", is_doubtful=True, left_out=left_out)
 
 
-def tells_nothing_more(runs: Sequence[StoredRun], counter: Counter, axis: StepAxis, scale: Scale) -> bool:
-    """Whether a counter is steps times batch size in every run that has it, as far as the newest points tell."""
-    if axis == StepAxis(counter.metric, counter.counts):
-        return True
-    return axis.counts == "steps" and _agree(runs, counter, scale, axis, _SAME_COUNT)
-
-
-def _confirms(runs: Sequence[StoredRun], counter: Counter, scale: Scale, read: ReadSeries) -> bool:
-    """Whether the store's own step times batch size is the counter in every run that has one.
-
-    The newest values tell, unless a run ended with rows that lack the counter: W&B knows a run's last step alone, not
-    that of each metric.
-    """
-    # At count 0 every step agrees with every other.
-    counted = [
-        run for run in runs if counter.metric in run.metrics and run.metrics[counter.metric].value != 0
-    ]
-    open_ = [run for run in counted if not _agree([run], counter, scale, StepAxis())]
-    if not open_:
-        return bool(counted)
-    looked_at = {run.run: run for run in open_[:_LOOKED_AT]}
-    series = read(list(looked_at.values()), counter.metric)
-    a_step = [scale.step_of(looked_at[run], counter.counts) or math.nan for run in series.runs]
-    expected = series.step * np.array(a_step)[series.run_index()]
-    return bool((series.value > 0).any()) and np.allclose(expected, series.value, rtol=1e-9, atol=0.0)
-
-
-def _agree(
-    runs: Sequence[StoredRun], counter: Counter, scale: Scale, axis: StepAxis, tolerance: float = 0.0
-) -> bool:
-    """Whether newest step times batch size is the counter in every run that has one, and one at least has."""
-    compared = 0
-    for run in runs:
-        if counter.metric not in run.metrics:
-            continue
-        seen = run.metrics[counter.metric]
-        step = seen.step if axis.metric is None else run.metrics[axis.metric].value
-        a_step = scale.step_of(run, counter.counts)
-        if a_step is None or not math.isclose(step * a_step, seen.value, rel_tol=max(tolerance, 1e-9)):
-            return False
-        # At step 0 every count agrees with every other.
-        compared += seen.value > 0
-    return compared > 0
+def _contradiction(
+    runs: Sequence[str], counter: Counter, scale: Scale, evidence: Evidence
+) -> AmbiguousNameError:
+    ratios = {evidence.per_step[run] / evidence.a_step[run] for run in runs}
+    size = evidence.per_step[runs[0]]
+    ratio = size / evidence.a_step[runs[0]]
+    choices = [f"{scale.batch} * {ratio:.12g}" if len(ratios) == 1 else f"{scale.batch} * PROCESSES"]
+    if scale.counts == "tokens" and scale.sequence_length not in (None, *scale.batch.keys):
+        choices.insert(0, f"{scale.batch} * {scale.sequence_length}")
+    return AmbiguousNameError(
+        f"{counter.metric} is {OWN_STEP} times {size:g} throughout ({len(runs)} runs), and a step of {scale.batch} adds"
+        f" {evidence.a_step[runs[0]]:g}: the batch of an optimizer step is another (processes or accumulation that are"
+        f" not recorded), or {counter.metric} is that of one process, or {OWN_STEP} counts log calls.",
+        "batch_size",
+        choices,
+        f" Or --step-column {OWN_STEP} if the batch size is right and {OWN_STEP} counts optimizer steps, or"
+        f" --step-column with a metric that does.",
+    )
 
 
 def _step_metric(
@@ -203,7 +198,7 @@ def _step_metric(
     comparable = [
         counter for counter in counters if counter.metric in whole and counter.counts == scale.counts
     ]
-    if comparable and not _agree(runs, comparable[0], scale, StepAxis(found[0]), _SAME_COUNT):
+    if comparable and not agree(runs, comparable[0], scale, StepAxis(found[0]), SAME_COUNT):
         raise AmbiguousNameError(
             f"{found[0]!r} times {scale.batch} is not {comparable[0].metric!r}, so one of them is not what it seems.",
             "step",

@@ -37,7 +37,7 @@ class Framework:
         eval_losses, train_losses: the first one that every run has is read; with none, any metric called a loss.
         eval_pattern: regular expression of further evaluation losses, one for each held-out set.
         steps: where optimizer steps are counted; the first one there is. Empty: nothing the framework logs does.
-        no_steps: why, for the error message.
+        no_steps: why, for the error message. caveat: what to know of those steps, for the report.
         examples, tokens: metrics that count what was seen.
         lr, seed, sequence_length: settings. batch: the settings of the batch size, best first.
     """
@@ -50,6 +50,7 @@ class Framework:
     eval_pattern: str | None = None
     steps: tuple[StepAxis, ...] = (StepAxis(),)
     no_steps: str = ""
+    caveat: str = ""
     examples: tuple[str, ...] = ()
     tokens: tuple[str, ...] = ()
     lr: tuple[str, ...] = ()
@@ -107,11 +108,12 @@ FRAMEWORKS: tuple[Framework, ...] = (
     # lightning/pytorch/loggers/wandb.py adds trainer/global_step to every row: _batches_that_stepped, the batches after
     # which an optimizer stepped (accumulation done; in manual optimization every batch). Trainer.global_step itself,
     # which some scripts log, counts each optimizer's steps. Losses and settings are called as the user likes.
+    # loops/training_epoch_loop.py validates before it counts the batch, so a validation row after n steps says n - 1.
     Framework(
         "Lightning",
         (_all("trainer/global_step"),),
         steps=(StepAxis("trainer/global_step"),),
-        lr=("lr", "learning_rate", "optimizer.lr", "optimizer.init_args.lr"),
+        caveat="Lightning writes one optimizer step too few beside a validation loss, so its steps may be one too low",
     ),
     # torchtitan/components/metrics.py: wandb.log(metrics, step=step), the optimizer step since gradient accumulation
     # came. global_batch_size is -1 where it was left to the number of processes.

@@ -2,33 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Sequence
-from typing import Literal, get_args
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import get_args
 
 from surge_sweeps.curves import RESULT_STATUSES, Problem
-from surge_sweeps.errors import UnknownNameError
+from surge_sweeps.errors import SurgeError, UnknownNameError
 from surge_sweeps.trackers.base import EVAL_LOSS, TRAIN_LOSS
-from surge_sweeps.trackers.naming.frameworks import Framework
+from surge_sweeps.trackers.naming.frameworks import FRAMEWORKS, Framework
+from surge_sweeps.trackers.naming.loss_names import Kind, is_aggregate, is_loss, kind_of, surplus, words
 from surge_sweeps.trackers.naming.names import AmbiguousNameError
 from surge_sweeps.trackers.stored_runs import StoredRun
 
-_Kind = Literal["held_out", "test", "train", "plain"]
+#: How many points a loss has to have in most runs to be preferred to one that has a single one.
+_A_CURVE = 3
 
-_LOSS = re.compile(r"(^|[/_. -])(loss|nll|cross[_-]?entropy|crossentropyloss)($|[/_. -])", re.IGNORECASE)
-_WORD = re.compile(r"[/_. -]+")
-#: Words that say which data the loss is of.
-_KINDS: dict[_Kind, frozenset[str]] = {
-    "held_out": frozenset({"eval", "evaluation", "val", "valid", "validation", "dev", "heldout"}),
-    "test": frozenset({"test"}),
-    "train": frozenset({"train", "training"}),
-}
-#: Words that a loss is called by and that say nothing of which one it is.
-_NEUTRAL = frozenset({"loss", "step", "epoch", "total", "avg", "average", "mean", "metrics"})
-#: A loss with one of these words is a part, a scale or a record of one.
-_NOT_A_LOSS = frozenset(
-    {"scale", "scaler", "best", "min", "max", "std", "var", "aux", "auxiliary", "z", "kl", "grad"}
-)
+#: How many points of a metric some runs have each; None where the store cannot say.
+CountPoints = Callable[[Sequence[StoredRun], str], Sequence[int | None]]
 
 
 def choose_loss(
@@ -37,16 +29,18 @@ def choose_loss(
     asked: str | None,
     own: bool,
     problems: list[Problem],
+    count: CountPoints | None = None,
 ) -> str:
-    """The metric to read as the loss; a held-out one if every run that decides has it.
+    """The metric to read as the loss; a held-out one if every run that decides has it, and more than once.
 
     Args:
         runs: the runs that may be read. framework: theirs. asked: the user's choice.
         own: the runs are of this tool's own run record. problems: what is worth telling is added.
+        count: how many points a metric has; without it each is taken for a curve.
 
     Raises:
         UnknownNameError: no run has the metric asked for, or none looks like a loss.
-        AmbiguousNameError: several may be the loss.
+        AmbiguousNameError: several may be the loss, or all are extremes or averages.
     """
     names = {name for run in runs for name in run.metrics}
     if asked is not None:
@@ -56,11 +50,15 @@ def choose_loss(
     decisive = deciding_runs(runs)
     loss = _declared(decisive, framework) if framework else None
     if loss is None and (own or framework is None):
-        loss = _of_run_record(decisive, names, own, problems)
+        loss = _of_run_record(decisive, names, own)
+    declared = loss is not None and framework is not None
     loss = loss or _scored(decisive)
     if loss is None:
-        raise UnknownNameError("metric", EVAL_LOSS, names)
-    if (framework and loss in framework.train_losses) or _kind(loss) in ("train", "plain"):
+        raise _no_loss(names)
+    if not declared and count is not None:
+        loss = _a_curve(decisive, loss, count, problems)
+    _tell_lacking(decisive, loss, framework, problems)
+    if (framework and loss in framework.train_losses) or kind_of(loss) in ("train", "plain"):
         problems.append(
             Problem(
                 None, f"{loss} is the loss of training batches, a noisy stand-in for a loss on held-out data"
@@ -99,21 +97,61 @@ def _declared(runs: Sequence[StoredRun], framework: Framework) -> str | None:
     return next((name for name in framework.train_losses if in_all(name)), None)
 
 
-def _of_run_record(
-    runs: Sequence[StoredRun], names: set[str], own: bool, problems: list[Problem]
-) -> str | None:
+def _no_loss(names: set[str]) -> SurgeError:
+    aggregates = sorted(name for name in names if is_loss(name) and is_aggregate(name))
+    if not aggregates:
+        return UnknownNameError("metric", EVAL_LOSS, names)
+    return AmbiguousNameError(
+        "no metric is the loss at its step: by their names those there are extremes, smoothed or averages of an epoch.",
+        "loss",
+        aggregates,
+    )
+
+
+def _a_curve(runs: Sequence[StoredRun], loss: str, count: CountPoints, problems: list[Problem]) -> str:
+    """The loss, or another one that is a curve where this one has one point a run, as of an evaluation at the end."""
+    if _points(runs, loss, count) > 1:
+        return loss
+    curves = {name for name in _in_all(runs) if kind_of(name) and _points(runs, name, count) >= _A_CURVE}
+    other = _scored([replace(run, metrics={name: run.metrics[name] for name in curves}) for run in runs])
+    if other is None:
+        return loss
+    problems.append(Problem(None, f"most runs have one point of {loss}, no curve: {other} is read instead"))
+    return other
+
+
+def _points(runs: Sequence[StoredRun], metric: str, count: CountPoints) -> float:
+    """How many points of a metric a run in the middle has; infinitely many where the store cannot say."""
+    counts = [math.inf if points is None else float(points) for points in count(runs, metric)]
+    return sorted(counts)[len(counts) // 2] if counts else math.inf
+
+
+def _tell_lacking(
+    runs: Sequence[StoredRun], loss: str, framework: Framework | None, problems: list[Problem]
+) -> None:
+    """Name a held-out loss that is not read because some runs lack it."""
+    if not (kind_of(loss) in ("train", "plain") or (framework and loss in framework.train_losses)):
+        return
+    better = (*framework.eval_losses, EVAL_LOSS) if framework else (EVAL_LOSS,)
+    names = {name for run in runs for name in run.metrics}
+    others = sorted(name for name in names if kind_of(name) == "held_out")
+    for name in (*(name for name in better if name in names), *others):
+        lacking = sum(name not in run.metrics for run in runs)
+        if lacking:
+            problems.append(
+                Problem(None, f"{lacking} of {len(runs)} runs lack {name}: {loss} is read instead")
+            )
+            return
+
+
+def _of_run_record(runs: Sequence[StoredRun], names: set[str], own: bool) -> str | None:
     """`eval/loss` if every run has it, else `train/loss`; None where another held-out loss is there instead."""
     evaluated = sum(EVAL_LOSS in run.metrics for run in runs)
     if evaluated == len(runs) or (evaluated and TRAIN_LOSS not in names):
         return EVAL_LOSS
     if TRAIN_LOSS not in names:
         return None
-    if evaluated:
-        lacking = len(runs) - evaluated
-        problems.append(
-            Problem(None, f"{lacking} of {len(runs)} runs lack {EVAL_LOSS}: {TRAIN_LOSS} is read instead")
-        )
-    elif not own and any(_kind(name) in ("held_out", "test") for name in _in_all(runs)):
+    if not evaluated and not own and any(kind_of(name) in ("held_out", "test") for name in _in_all(runs)):
         return None
     return TRAIN_LOSS
 
@@ -124,57 +162,56 @@ def _scored(runs: Sequence[StoredRun]) -> str | None:
     for run in runs:
         for name in run.metrics:
             covered[name] = covered.get(name, 0) + 1
-    kinds = {name: kind for name in covered if (kind := _kind(name)) is not None}
+    kinds = {name: kind for name in covered if (kind := kind_of(name)) is not None}
     whole = [name for name in kinds if covered[name] == len(runs)]
     most = max((covered[name] for name in kinds), default=0)
-    for kind in get_args(_Kind):
+    for kind in get_args(Kind):
         names = [name for name in whole or kinds if kinds[name] == kind and (whole or covered[name] == most)]
         if not names:
             continue
-        fewest = min(_surplus(name) for name in names)
-        best = _one_granularity([name for name in names if _surplus(name) == fewest], kind)
+        fewest = min(surplus(name) for name in names)
+        best = _one_granularity([name for name in names if surplus(name) == fewest], kind, runs)
         if len(best) > 1:
             raise AmbiguousNameError(f"{len(best)} metrics may be the loss.", "loss", best)
         return best[0]
     return None
 
 
+def is_training_loss(name: str) -> bool:
+    """Whether a metric is, for certain, the whole loss of training batches.
+
+    >>> [name for name in ("train/loss", "loss", "lm loss", "best_train_loss", "val/loss") if is_training_loss(name)]
+    ['train/loss', 'loss', 'lm loss']
+    """
+    if any(name in framework.train_losses for framework in FRAMEWORKS):
+        return True
+    return kind_of(name) in ("train", "plain") and surplus(name) == 0
+
+
 def _in_all(runs: Sequence[StoredRun]) -> set[str]:
     return set.intersection(*(set(run.metrics) for run in runs)) if runs else set()
 
 
-def _words(name: str) -> list[str]:
-    return [word for word in _WORD.split(name.lower()) if word]
+def _one_granularity(names: Sequence[str], kind: Kind, runs: Sequence[StoredRun]) -> list[str]:
+    """Of a loss logged both by step and by epoch (Lightning), one: training by step, held-out data by epoch.
 
-
-def _kind(name: str) -> _Kind | None:
-    """Which data a metric is the loss of; None for what is no loss.
-
-    >>> _kind("val/loss"), _kind("train_loss_step"), _kind("loss"), _kind("loss_scale"), _kind("glossary")
-    ('held_out', 'train', 'plain', None, None)
+    Of names that differ in how they are written alone, one where they have the same values.
     """
-    words = _words(name)
-    if not _LOSS.search(name) or _NOT_A_LOSS.intersection(words):
-        return None
-    return next((kind for kind, known in _KINDS.items() if known.intersection(words)), "plain")
-
-
-def _surplus(name: str) -> int:
-    """How many words of the name are of no known meaning: `val/loss` has none, `val/wikitext/loss` has one."""
-    return sum(
-        word not in _NEUTRAL and not any(word in known for known in _KINDS.values()) for word in _words(name)
-    )
-
-
-def _one_granularity(names: Sequence[str], kind: _Kind) -> list[str]:
-    """Of a loss logged both by step and by epoch (Lightning), one: training by step, held-out data by epoch."""
     drop = "epoch" if kind in ("train", "plain") else "step"
     stems: dict[tuple[str, ...], list[str]] = {}
     for name in sorted(names):
-        stems.setdefault(tuple(word for word in _words(name) if word not in ("step", "epoch")), []).append(
-            name
-        )
+        stem = tuple(word for word in words(name) if word not in ("step", "epoch"))
+        stems.setdefault(stem, []).append(name)
     kept: list[str] = []
     for same in stems.values():
-        kept += [name for name in same if drop not in _words(name)][:1] or same[:1]
+        able = [name for name in same if drop not in words(name)] or same
+        kept += [able[0], *(name for name in able[1:] if not _agree(runs, able[0], name))]
     return kept
+
+
+def _agree(runs: Sequence[StoredRun], left: str, right: str) -> bool:
+    """Whether the newest values of two metrics are the same in every run that tells both, and one at least does."""
+    both = [(run.metrics[left], run.metrics[right]) for run in runs if {left, right} <= run.metrics.keys()]
+    values = [(one.value, other.value) for one, other in both if one.is_known and other.is_known]
+    same = [one == other or (math.isnan(one) and math.isnan(other)) for one, other in values]
+    return bool(same) and all(same)

@@ -134,10 +134,12 @@ class ReadNames:
             turns examples into tokens, where the step axis counts the one and the batch size the other.
         examples: the metric that counts what was seen, in the batch unit; None: step times batch size.
         ignored: settings that are no hyper-parameters of their own (factors of the batch size, names of folders).
-        foreign: the runs are of another program, whose settings may hold names of runs and folders too.
+        foreign: this tool did not launch the runs, so their settings may hold labels that people read.
         read_as: what was chosen, in words, for the user.
         problems: what the user should know about the choice.
         left_out: run -> why it is not read.
+        confirmed_by: the counter whose newest values alone say that the store's own step counts optimizer steps.
+        doubtful_step: the step axis is a guess, by its name or from a counter.
     """
 
     loss: str = EVAL_LOSS
@@ -153,6 +155,8 @@ class ReadNames:
     read_as: Mapping[str, str] = field(default_factory=dict)
     problems: tuple[Problem, ...] = ()
     left_out: Mapping[str, str] = field(default_factory=dict)
+    confirmed_by: str | None = None
+    doubtful_step: bool = False
 
     def steps_per_count(self, params: Mapping[str, str]) -> float | None:
         """What one optimizer step adds to the step axis in a run with these settings; None where unknown.

@@ -1,4 +1,4 @@
-"""Choosing the settings: learning rate, batch size, seed, sequence length."""
+"""Choosing settings: the learning rate, the seed, the sequence length; the batch size is in `batch`."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from surge_sweeps.errors import SurgeError, UnknownNameError
+from surge_sweeps.curves import Problem
+from surge_sweeps.errors import UnknownNameError
 from surge_sweeps.trackers.naming import aliases
-from surge_sweeps.trackers.naming.aliases import matching
-from surge_sweeps.trackers.naming.frameworks import PROCESS_KEYS, BatchKeys, Framework
-from surge_sweeps.trackers.naming.names import AmbiguousNameError, Product, number, parse_product
+from surge_sweeps.trackers.naming.aliases import all_matching, matching
+from surge_sweeps.trackers.naming.frameworks import Framework
+from surge_sweeps.trackers.naming.names import AmbiguousNameError, number
 from surge_sweeps.trackers.stored_runs import StoredRun
 
 
@@ -38,58 +39,122 @@ class Settings:
         found = [name for key in keys for name in matching(self.names, key) if self._numeric(name)]
         return list(dict.fromkeys(found))
 
+    def find_all(self, keys: Sequence[str]) -> list[str]:
+        """Like `find`, those of an optimizer's own (`optim.lr`) too where one of the very name is there."""
+        found = [name for key in keys for name in all_matching(self.names, key) if self._numeric(name)]
+        return list(dict.fromkeys(found))
+
+    def numbers(self, name: str) -> set[float]:
+        """The values that the runs have of a setting."""
+        found = (number(run.params.get(name)) for run in self.runs)
+        return {value for value in found if value is not None}
+
     def covered(self, keys: Sequence[str]) -> int:
         """How many runs have every one of these settings."""
         return sum(all(key in run.params for key in keys) for run in self.runs)
 
+    def pairs(self, left: str, right: str) -> list[tuple[float, float]]:
+        """The numbers of two settings in each run that has both."""
+        found = [(number(run.params.get(left)), number(run.params.get(right))) for run in self.runs]
+        return [(one, other) for one, other in found if one is not None and other is not None]
+
     def same(self, left: str, right: str) -> bool:
         """Whether two settings agree in every run that has both, and one run at least has."""
-        pairs = [(number(run.params.get(left)), number(run.params.get(right))) for run in self.runs]
-        both = [(one, other) for one, other in pairs if one is not None and other is not None]
+        both = self.pairs(left, right)
         return bool(both) and all(one == other for one, other in both)
 
-    def one_of(self, keys: Sequence[str], what: str, option: str) -> str | None:
+    def one_of(
+        self,
+        keys: Sequence[str],
+        what: str,
+        option: str,
+        preferred: str | None = None,
+        problems: list[Problem] | None = None,
+        *,
+        everywhere: bool = True,
+    ) -> str | None:
         """The setting of these names that most runs have.
 
+        Args:
+            keys: the names. what: what it holds. option: the field of `ReadOptions` that decides otherwise.
+            preferred: a setting that is taken before all others where they agree with it, or where it alone varies
+                over the runs: a sweep of one that means nothing is not expected, one beside a default is common.
+            problems: that others differ from the preferred one is added.
+            everywhere: one of the very name does not hide those that end in it.
+
         Raises:
-            AmbiguousNameError: two that as many runs have, and that differ.
+            AmbiguousNameError: two that as many runs have, and that differ, or two that differ within a run.
         """
-        found = self.find(keys)
+        found = self.find_all(keys) if everywhere else self.find(keys)
         if not found:
             return None
         most = max(self.covered([name]) for name in found)
         best = [name for name in found if self.covered([name]) == most]
-        others = [name for name in best if not self.same(best[0], name)]
-        if others:
-            raise AmbiguousNameError(
-                f"{_listed([best[0], *others])} may each be the {what}, and they differ.",
-                option,
-                [best[0], *others],
-            )
-        return best[0]
+        chosen = preferred if preferred in found else best[0]
+        others = [
+            name
+            for name in found
+            if name != chosen
+            and not self.same(chosen, name)
+            and (self.pairs(chosen, name) or (name in best and chosen != preferred))
+        ]
+        if not others:
+            return chosen
+        constant = all(len(self.numbers(name)) == 1 for name in others)
+        if chosen == preferred and constant and len(self.numbers(chosen)) > 1 and problems is not None:
+            told = f"{chosen!r}, which varies over the runs, and not from {listed(others)}: constant, and different"
+            problems.append(Problem(None, f"the {what} is read from {told}"))
+            return chosen
+        raise differing(what, option, [chosen, *others])
+
+    def check_constant(
+        self, names: Sequence[str], others: Sequence[str], what: str, option: str, value: str
+    ) -> None:
+        """Refuse a choice that is the same in all runs where another setting, not the same, is what varies.
+
+        Args:
+            names: the settings that the choice is made of. others: settings that may be meant. value: the choice.
+
+        Raises:
+            AmbiguousNameError: one of the others varies over the runs.
+        """
+        varying = [
+            name
+            for name in others
+            if name not in names
+            and len(self.numbers(name)) > 1
+            and self.pairs(names[0], name)
+            and not any(self.same(name, key) for key in names)
+        ]
+        if varying:
+            raise differing(what, option, [value, *varying])
 
     def _numeric(self, name: str) -> bool:
         values = [number(run.params[name]) for run in self.runs if name in run.params]
         return 2 * sum(value is not None and 0 < value < math.inf for value in values) > len(values)
 
 
-def choose_lr(settings: Settings, asked: str | None) -> str:
+def choose_lr(settings: Settings, asked: str | None, problems: list[Problem]) -> str:
     """The setting that holds the learning rate.
 
     Raises:
-        UnknownNameError: none does. AmbiguousNameError: several may.
+        UnknownNameError: none does. AmbiguousNameError: several may, and they differ.
     """
     if asked is not None:
         return asked
     if settings.own or not settings.runs:
         return "lr"
-    listed = settings.framework.lr if settings.framework else ()
-    for key in listed:
+    declared = settings.framework.lr if settings.framework else ()
+    for key in declared:
         if found := settings.find([key]):
-            return settings.one_of([key], "learning rate", "lr") or found[0]
-    if "lr" in settings.names:
-        return "lr"
-    found_alias = settings.one_of(aliases.LR, "learning rate", "lr")
+            chosen = settings.one_of([key], "learning rate", "lr", everywhere=False) or found[0]
+            if len(settings.numbers(chosen)) == 1:
+                settings.check_constant(
+                    [chosen], settings.find_all(aliases.LR), "learning rate", "lr", chosen
+                )
+            return chosen
+    preferred = "lr" if "lr" in settings.names else None
+    found_alias = settings.one_of(aliases.LR, "learning rate", "lr", preferred, problems) or preferred
     if found_alias is None:
         raise UnknownNameError("parameter", "lr", settings.names)
     return found_alias
@@ -103,14 +168,14 @@ def choose_seed(settings: Settings, asked: str | None) -> str:
     """
     if asked is not None or settings.own or "seed" in settings.names:
         return asked or "seed"
-    listed = settings.framework.seed if settings.framework else ()
+    declared = settings.framework.seed if settings.framework else ()
     # A seed of 0 is one like any other, so the numbers are not looked at.
-    found = [name for key in (*listed, *aliases.SEED) for name in matching(settings.names, key)]
+    found = [name for key in (*declared, *aliases.SEED) for name in matching(settings.names, key)]
     for name in found[1:]:
         values = [(run.params.get(found[0]), run.params.get(name)) for run in settings.runs]
         if any(one is not None and other is not None and one != other for one, other in values):
             raise AmbiguousNameError(
-                f"{_listed([found[0], name])} may each be the seed, and they differ.",
+                f"{listed([found[0], name])} may each be the seed, and they differ.",
                 "seed",
                 [found[0], name],
             )
@@ -119,13 +184,13 @@ def choose_seed(settings: Settings, asked: str | None) -> str:
 
 def choose_sequence_length(settings: Settings) -> str | None:
     """The setting that holds the tokens of an example, if one does for certain."""
-    listed = settings.framework.sequence_length if settings.framework else ()
+    known = settings.framework.sequence_length if settings.framework else ()
     everywhere = [
         name
-        for name in settings.find([*listed, *aliases.SEQUENCE_LENGTH])
+        for name in settings.find([*known, *aliases.SEQUENCE_LENGTH])
         if settings.covered([name]) == len(settings.runs)
     ]
-    declared = [name for name in settings.find(listed) if name in everywhere]
+    declared = [name for name in settings.find(known) if name in everywhere]
     if declared:
         return declared[0]
     return (
@@ -135,100 +200,15 @@ def choose_sequence_length(settings: Settings) -> str | None:
     )
 
 
-def choose_batch(settings: Settings, asked: str | None, batch_unit: str) -> Product:
-    """The settings whose product is the batch size of an optimizer step, in the batch unit.
+def differing(what: str, option: str, names: Sequence[str]) -> AmbiguousNameError:
+    """The error for settings that may each be what is looked for."""
+    return AmbiguousNameError(f"{listed(names)} may each be the {what}, and they differ.", option, names)
 
-    Raises:
-        UnknownNameError: none is. AmbiguousNameError: the number of processes or the accumulation is left open.
-        SurgeError: what the framework records counts tokens, and examples are asked for.
+
+def listed(names: Sequence[str]) -> str:
+    """Names for a sentence.
+
+    >>> listed(["lr", "max_lr"])
+    "'lr' and 'max_lr'"
     """
-    if asked is not None:
-        return parse_product(asked, settings.names) if settings.runs else Product((asked,))
-    if settings.own or not settings.runs:
-        return Product(("batch_size",))
-    if settings.framework and settings.framework.batch:
-        found = _of_framework(settings, settings.framework, batch_unit)
-        if found is not None:
-            return found
-    whole = settings.one_of(aliases.GLOBAL_BATCH, "batch size", "batch_size")
-    plain = "batch_size" if "batch_size" in settings.names else None
-    plain = plain or settings.one_of(aliases.PLAIN_BATCH, "batch size", "batch_size")
-    if whole is not None and (plain is None or settings.covered([whole]) >= settings.covered([plain])):
-        return Product((plain if plain is not None and settings.same(whole, plain) else whole,))
-    if plain is not None:
-        return _without_factors(settings, Product((plain,)))
-    micro = settings.one_of(aliases.MICRO_BATCH, "batch size", "batch_size")
-    if micro is None:
-        raise UnknownNameError("parameter", "batch_size", settings.names)
-    accumulation = settings.find(aliases.ACCUMULATION)[:1]
-    return _of_all_processes(settings, Product((micro, *accumulation)))
-
-
-def _of_framework(settings: Settings, framework: Framework, batch_unit: str) -> Product | None:
-    for entry in framework.batch:
-        found = [settings.one_of([key], "batch size", "batch_size") for key in entry.keys]
-        keys = [key for key in found if key is not None]
-        if len(keys) < len(entry.keys) or 2 * settings.covered(keys) <= len(settings.runs):
-            continue
-        product = Product(tuple(keys))
-        if entry.per_process:
-            whole = settings.one_of(aliases.GLOBAL_BATCH, "batch size", "batch_size")
-            if whole is not None and settings.covered([whole]) >= settings.covered(keys):
-                entry, product = BatchKeys((whole,)), Product((whole,))
-            else:
-                product = _of_all_processes(settings, product)
-        return _in_unit(settings, framework, entry, product, batch_unit)
-    return None
-
-
-def _in_unit(
-    settings: Settings, framework: Framework, entry: BatchKeys, product: Product, batch_unit: str
-) -> Product:
-    if entry.counts == "tokens" and batch_unit != "tokens":
-        raise SurgeError(
-            f"the batch size of {framework.name}, {product}, counts tokens.",
-            "Give --batch-unit tokens, or --batch-column with a setting that counts examples.",
-        )
-    if entry.counts == "tokens" or batch_unit != "tokens":
-        return product
-    length = choose_sequence_length(settings)
-    if length is None:
-        raise SurgeError(
-            f"the batch size of {framework.name}, {product}, counts examples, and no setting tells their length.",
-            f"Give the tokens of an example: --batch-column '{product} * 1024', or leave --batch-unit away.",
-        )
-    return product.times(length)
-
-
-def _of_all_processes(settings: Settings, product: Product) -> Product:
-    for key in PROCESS_KEYS:
-        for name in settings.find([key]):
-            if settings.covered([name, *product.keys]) == settings.covered(product.keys):
-                return product.times(name)
-    raise AmbiguousNameError(
-        f"the runs record the batch size of one process, {product}, and not how many processes there were.",
-        "batch_size",
-        [str(product), f"{product} * 8"],
-        " The first is right for one process, the other for 8.",
-    )
-
-
-def _without_factors(settings: Settings, product: Product) -> Product:
-    """A plain batch size, unless the runs accumulate or share it: then what it means is open."""
-    factors = settings.find(aliases.ACCUMULATION) + settings.find(PROCESS_KEYS)
-    open_ = [
-        name
-        for name in factors
-        if any(number(run.params.get(name)) not in (None, 1.0) for run in settings.runs)
-    ]
-    if open_:
-        raise AmbiguousNameError(
-            f"{product} may be the batch of an optimizer step or a part of it: the runs also record {_listed(open_)}.",
-            "batch_size",
-            [str(product), str(product.times(*open_))],
-        )
-    return product
-
-
-def _listed(names: Sequence[str]) -> str:
     return " and ".join(map(repr, names))

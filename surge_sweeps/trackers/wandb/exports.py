@@ -27,10 +27,14 @@ _DOWNLOADS = 2
 
 
 class Points(NamedTuple):
-    """(n,) one metric of one run in the order it was written: steps, NaN where there is none, and values."""
+    """(n,) one metric of one run in the order it was written: steps, NaN where there is none, and values.
+
+    `rows` is the number of rows that hold the metric, those counted that hold no number.
+    """
 
     step: NDArray[np.float64]
     value: NDArray[np.float64]
+    rows: int
 
 
 def download(run: Any, folder: Path) -> tuple[Path, ...] | None:
@@ -73,6 +77,7 @@ def read_points(files: Sequence[Path], metric: str, axis: str | None) -> Points 
     """
     steps, values = [np.empty(0)], [np.empty(0)]
     found = set()
+    held = 0
     for file in files:
         try:
             table = _columns(file, [metric, axis or STEP])
@@ -81,6 +86,7 @@ def read_points(files: Sequence[Path], metric: str, axis: str | None) -> Points 
         found.update(table.column_names)
         if metric not in table.column_names:
             continue
+        held += len(table) - table.column(metric).null_count
         there, value = _floats(table.column(metric))
         values.append(value[there])
         step = np.full(len(value), np.nan)
@@ -90,7 +96,7 @@ def read_points(files: Sequence[Path], metric: str, axis: str | None) -> Points 
         steps.append(step[there])
     if not {metric, axis or STEP} <= found:
         return None
-    return Points(np.concatenate(steps), np.concatenate(values))
+    return Points(np.concatenate(steps), np.concatenate(values), held)
 
 
 def _columns(file: Path, names: Sequence[str]) -> pa.Table:

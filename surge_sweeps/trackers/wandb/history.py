@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -81,7 +82,7 @@ class RunHistories:
         pool = ThreadPoolExecutor(THREADS, thread_name_prefix="surge-wandb")
         try:
             points = pool.map(lambda run: self._points(run, metric, axis), runs)
-            for run, (step, value) in zip(runs, points, strict=True):
+            for run, (step, value, _) in zip(runs, points, strict=True):
                 rows = np.array([len(step)], dtype=np.int64)
                 yield Series((run,), rows, step, value, np.arange(len(step), dtype=np.int64))
         finally:
@@ -95,22 +96,28 @@ class RunHistories:
             self._files[run] = None if listed.active else download(listed.handle, place)
         files = self._files[run]
         found = read_points(files, metric, axis) if files else None
-        if found is None:
-            found = self._scan(run, metric, axis)
+        # An export may lack its last part and not say so.
+        if found is None or found.rows < listed.counts.get(metric, 0):
+            scanned = self._scan(run, metric, axis)
+            found = scanned if found is None or scanned.rows > found.rows else found
+            self._check(run, metric, found.rows)
         return found
+
+    def _check(self, run: str, metric: str, rows: int) -> None:
+        expected = self._runs[run].counts.get(metric, 0)
+        if rows < expected:
+            what = f"W&B gave {rows} of the {expected} points of {metric!r} that it counts"
+            self._short[run, metric] = Problem(run, what)
 
     def _scan(self, run: str, metric: str, axis: str | None) -> Points:
         listed = self._runs[run]
         rows = _scan(listed, [metric])
-        expected = listed.counts.get(metric, 0)
-        if len(rows) < expected:
-            what = f"W&B gave {len(rows)} of the {expected} points of {metric!r} that it counts"
-            self._short[run, metric] = Problem(run, what)
+        held = len(rows)
         rows = [row for row in rows if logged_number(row.get(metric)) is not None]
         value = _floats(row.get(metric) for row in rows)
         if axis is None:
-            return Points(_floats(row.get(STEP) for row in rows), value)
-        return Points(_floats(_axis_of(rows, _scan(listed, [metric, axis]), metric, axis)), value)
+            return Points(_floats(row.get(STEP) for row in rows), value, held)
+        return Points(_floats(_axis_of(rows, _scan(listed, [metric, axis]), metric, axis)), value, held)
 
 
 def _scan(listed: ListedRun, keys: list[str]) -> list[Mapping[str, object]]:
@@ -141,17 +148,19 @@ def _axis_of(
     """For each row of a metric what the axis is in the same row, None where it has none.
 
     Args:
-        rows: those that hold the metric. both: those of them that hold the axis too, in the same order.
+        rows: those that hold the metric. both: those of them that hold the axis too, in whatever order.
     """
-    place = 0
+    known: defaultdict[str, deque[object]] = defaultdict(deque)
+    for row in both:
+        known[_mark(row, metric)].append(row.get(axis))
     for row in rows:
-        same = place < len(both) and repr(_mark(both[place], metric)) == repr(_mark(row, metric))
-        yield both[place].get(axis) if same else None
-        place += same
+        found = known.get(_mark(row, metric))
+        yield found.popleft() if found else None
 
 
-def _mark(row: Mapping[str, object], metric: str) -> tuple[object, object]:
-    return row.get(STEP), row.get(metric)
+def _mark(row: Mapping[str, object], metric: str) -> str:
+    """What tells a row from others, as a number: the same value is one thing in an export and another in a page."""
+    return repr((logged_number(row.get(STEP)), logged_number(row.get(metric))))
 
 
 def _floats(values: Iterable[object]) -> NDArray[np.float64]:

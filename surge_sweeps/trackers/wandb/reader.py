@@ -63,6 +63,7 @@ class WandbReader:
         if not listing.stored:
             _check_sweep(api, wanted)
             listing.problems.append(Problem(None, _no_runs(wanted, options.filters)))
+        listing.problems += listing.sweeps.early_stopping()
         return self._assemble(listing, _origin(api, project, wanted, options.filters), options)
 
     def _assemble(self, listing: Listing, origin: Origin, options: ReadOptions) -> LossCurves:

@@ -19,10 +19,10 @@ from sys import intern
 from typing import Any
 
 from surge_sweeps.counting import counted
-from surge_sweeps.curves import Problem, Status
-from surge_sweeps.trackers.stored_runs import LatestPoint, StoredRun, as_status
-from surge_sweeps.trackers.trial_runs import script_status
+from surge_sweeps.curves import Problem
+from surge_sweeps.trackers.stored_runs import LatestPoint, StoredRun
 from surge_sweeps.trackers.wandb.client import WandbProject, read_again
+from surge_sweeps.trackers.wandb.endings import FAILED, GOING_ON, ended_status, recorded_status
 from surge_sweeps.trackers.wandb.offline.run import as_text, flatten, number
 from surge_sweeps.trackers.wandb.record import JOB_TYPE_REPORT, STATUS, SUMMARY
 from surge_sweeps.trackers.wandb.sweep_trials import SweepTrials
@@ -31,10 +31,6 @@ from surge_sweeps.trackers.wandb.sweep_trials import SweepTrials
 PER_PAGE = 500
 _SMALLEST_PAGE = 20
 
-#: States of runs that go on or that the server will start again; and those that ended.
-_GOING_ON = ("running", "pending", "preempting", "preempted")
-_FAILED = "failed"
-_FINISHED = "finished"
 #: A clock that differs by more is named.
 _SKEW_S = 300.0
 #: Configuration that W&B itself writes.
@@ -66,11 +62,13 @@ class Listing:
 
     Attributes:
         stored: the runs. runs: their ids -> what reading them takes. problems: what was found on the way.
+        sweeps: what is known of their sweeps.
     """
 
     stored: list[StoredRun] = field(default_factory=list)
     runs: dict[str, ListedRun] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
+    sweeps: SweepTrials = field(default_factory=SweepTrials)
 
 
 def stored_runs(
@@ -95,13 +93,13 @@ def list_runs(api: Any, project: WandbProject, filters: Mapping[str, object] | N
         wanted.append({"sweep": project.sweep})
     query = {"$and": wanted} if len(wanted) > 1 else dict(wanted[0]) if wanted else {}
     now_s, newest_s = time.time(), -math.inf
-    listing, sweeps = Listing(), SweepTrials()
+    listing = Listing()
     folders: tuple[Path, ...] = ()
     for run in _each_run(api, project, query):
         heartbeat_s = _seconds(getattr(run, "heartbeat_at", None) or run.created_at)
         newest_s = max(newest_s, heartbeat_s)
         if run.job_type != JOB_TYPE_REPORT and run.id not in listing.runs:
-            stored, listing.runs[str(run.id)] = _convert(run, heartbeat_s, sweeps)
+            stored, listing.runs[str(run.id)] = _convert(run, heartbeat_s, listing.sweeps)
             listing.stored.append(stored)
         folders = Path(run.dir), *Path(run.dir).parents[:2]
         _remove_folders(folders[0])
@@ -112,7 +110,7 @@ def list_runs(api: Any, project: WandbProject, filters: Mapping[str, object] | N
         what = f"the clock of the W&B server is {minutes} ahead of this machine's, which is allowed for"
         listing.problems.append(Problem(None, what))
         listing.stored = [_set_back(run, round(ahead_s * 1000)) for run in listing.stored]
-    listing.problems += sweeps.problems()
+    listing.problems += listing.sweeps.problems()
     return listing
 
 
@@ -168,18 +166,19 @@ def _convert(run: Any, heartbeat_s: float, sweeps: SweepTrials) -> tuple[StoredR
     newest = {name: _newest(summary, name) for name in counts}
     heartbeat_ms = int(heartbeat_s * 1000)
     metrics = {
-        name: LatestPoint(last_step, heartbeat_ms, math.nan if value is None else value)
+        name: LatestPoint(last_step, heartbeat_ms, math.nan if value is None else value, value is not None)
         for name, value in newest.items()
     }
-    active = run.state in _GOING_ON
+    active = run.state in GOING_ON
     stored = StoredRun(
         run=str(run.id),
-        recorded=as_status(_text(summary.get(STATUS))),
-        ended=_ended(str(run.state), newest),
+        recorded=recorded_status(_text(summary.get(STATUS)), str(run.state)),
+        ended=ended_status(str(run.state), newest),
         start_ms=int(_seconds(run.created_at) * 1000),
         end_ms=None if active else heartbeat_ms,
         params=_params(run, config, summary, sweeps),
         metrics=metrics,
+        failed=run.state == FAILED,
     )
     for part in (config, summary, run.rawconfig, run.system_metrics, keys):
         part.clear()
@@ -211,26 +210,11 @@ def _newest(summary: Mapping[str, Any], name: str) -> float | None:
     return number(value.get(_LAST) if isinstance(value, Mapping) else value)
 
 
-def _ended(state: str, newest: Mapping[str, float | None]) -> Status:
-    """What became of a run, from W&B's word for it.
-
-    A program may stop with an error at its first NaN: that is a result of its learning rate, no crash.
-
-    >>> _ended("failed", {"train/loss": math.nan}), _ended("failed", {"train/loss": 1.0}), _ended("preempted", {})
-    ('diverged', 'crashed', 'running')
-    """
-    if state in _GOING_ON:
-        return "running"
-    if state == _FINISHED:
-        return "finished"
-    known = {name: value for name, value in newest.items() if value is not None}
-    return script_status(1 if state == _FAILED else None, known, loss="")
-
-
 def _params(
     run: Any, config: Mapping[str, Any], summary: Mapping[str, Any], sweeps: SweepTrials
 ) -> dict[str, str]:
     values: dict[str, object] = {}
+    sweeps.count(run)
     if run.sweep_name:
         values["sweep_id"] = run.sweep_name
     values |= {name: summary[SUMMARY + name] for name in _FROM_SUMMARY if SUMMARY + name in summary}

@@ -43,6 +43,7 @@ def test_columns_of_numbers(tmp_path: Path, column: pa.Array) -> None:
     points = read_points([file], "loss", None)
     assert points is not None
     assert (points.step.tolist(), points.value.tolist()) == ([0.0, 2.0], [3.0, 2.0])
+    assert points.rows == (3 if "warmup" in column.to_pylist() else 2)
 
 
 def test_what_is_no_number_and_what_is_not_finite(tmp_path: Path) -> None:

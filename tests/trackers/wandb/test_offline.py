@@ -112,13 +112,13 @@ def write_runs(folder: Path) -> None:
     run.log({"train/loss": 3.0})
     run.finish(exit_code=1)
 
-    run = start(folder, "resumed", {"lr": 0.8, "batch_size": 8, "host": "a"})
+    run = start(folder, "resumed", {"lr": 0.8, "batch_size": 8, "data": "a"})
     for step in range(5):
         run.log({"train/loss": 5.0 - step}, step=step)
     run.summary["surge/status"] = "crashed"
     run.mark_preempting()
     run.finish(exit_code=143)
-    run = start(folder, "resumed", {"lr": 0.8, "batch_size": 8, "host": "b"}, resume="allow")
+    run = start(folder, "resumed", {"lr": 0.8, "batch_size": 8, "data": "b"}, resume="allow")
     for step in range(3, 8):
         run.log({"train/loss": 50.0 - step}, step=step)
     run.finish()
@@ -471,7 +471,7 @@ class TestFolder:
             (2, 3.0),
             *((k, 50.0 - k) for k in range(3, 8)),
         ]
-        assert curves.runs.set_index("run").loc["resumed", "host"] == "b"
+        assert curves.runs.set_index("run").loc["resumed", "data"] == "b"
         assert "2 points" in said(curves, "resumed")
 
     def test_a_killed_run_is_read_as_far_as_it_goes_and_an_old_one_is_stale(
@@ -514,6 +514,29 @@ class TestFolder:
         column = Column(np.array([0]), np.array([loss]))
         runs = merge([replace(file, columns={**file.columns, "train/loss": column})], [])
         assert OfflineRuns(runs).stored()[0].ended == status
+
+    @pytest.mark.parametrize(
+        ("name", "loss", "status"),
+        [
+            ("val_loss", math.nan, "diverged"),
+            ("best_val_loss", math.inf, "crashed"),
+            ("kl_loss", math.nan, "crashed"),
+        ],
+    )
+    def test_only_the_loss_that_is_read_tells_that_a_failed_run_diverged(
+        self, home: Path, name: str, loss: float, status: str
+    ) -> None:
+        file = read_offline_file(file_of(home, "failed"))
+        row = np.arange(2)
+        columns = {
+            "val_loss": Column(row, np.array([2.0, 1.0])),
+            "step": Column(row, row + 1.0),
+        } | {name: Column(row, np.array([1.0, loss]))}
+        source = OfflineRuns(merge([replace(file, columns={**file.columns, **columns})], []))
+        assert (source.stored()[0].ended, source.stored()[0].failed) == ("crashed", True)
+        origin = assemble.Origin("p", "memory", ("p",))
+        curves = assemble.assemble(source.stored(), source, origin, ReadOptions(loss="val_loss", step="step"))
+        assert curves.runs["status"].tolist() == [status]
 
     def test_the_same_id_in_two_projects_is_two_runs(self, home: Path) -> None:
         file = read_offline_file(file_of(home, "failed"))

@@ -16,7 +16,9 @@ from surge_sweeps.curve_cache import Series
 from surge_sweeps.curves import LossCurves
 from surge_sweeps.errors import SurgeError, TrackerError, UnknownNameError
 from surge_sweeps.trackers.base import ReadOptions
+from surge_sweeps.trackers.wandb import history
 from surge_sweeps.trackers.wandb.client import WandbProject, connect
+from surge_sweeps.trackers.wandb.exports import Points
 from surge_sweeps.trackers.wandb.history import RunHistories
 from surge_sweeps.trackers.wandb.reader import WandbReader
 from surge_sweeps.trackers.wandb.runs import list_runs
@@ -162,6 +164,92 @@ def test_fewer_rows_than_the_listing_counts_are_named(
     assert [problem.what for problem in histories.problems] == [
         "W&B gave 2 of the 3 points of 'loss' that it counts"
     ]
+
+
+def test_an_export_that_lacks_points_is_not_taken_for_the_whole(
+    wandb_server: WandbServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The files lack the last rows and nothing says so; the listing counts them."""
+    rows = [{"eval/loss": 1.0 / (n + 1), "iter": n} for n in range(10)]
+    wandb_server.add_run(*PROJECT.split("/"), "a", config=CONFIG, history=rows)
+    whole = history.read_points
+
+    def shorter(files: Sequence[Path], metric: str, axis: str | None) -> Points | None:
+        found = whole(files, metric, axis)
+        return found and Points(found.step[:6], found.value[:6], 6)
+
+    monkeypatch.setattr(history, "read_points", shorter)
+    for axis in (None, "iter"):
+        series, histories = fetch("eval/loss", axis)
+        assert points_of(series) == [[n, 1.0 / (n + 1)] for n in range(10)]
+        assert histories.problems == []
+    # Where the scan has no more either, what is missing is said.
+    monkeypatch.setattr(history, "_scan", lambda *_: [])
+    series, histories = fetch("eval/loss")
+    assert len(points_of(series)) == 6
+    assert [p.what for p in histories.problems] == [
+        "W&B gave 6 of the 10 points of 'eval/loss' that it counts"
+    ]
+
+
+def test_a_short_series_is_asked_for_and_named_again(
+    wandb_server: WandbServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    run = wandb_server.add_run(*PROJECT.split("/"), "a", config=CONFIG, history=[{"eval/loss": 1.0}] * 2)
+    counts = run.history.key_counts
+    monkeypatch.setattr(run.history, "key_counts", lambda: {"eval/loss": 3, "_step": 3})
+    for _ in range(2):
+        curves = collect(cache_dir=tmp_path)
+        assert len(curves.points) == 2
+        assert "2 of the 3 points" in curves.problems[0].what
+    monkeypatch.setattr(run.history, "key_counts", counts)
+    assert collect(cache_dir=tmp_path).problems == ()
+    wandb_server.operations.clear()
+    collect(cache_dir=tmp_path)
+    assert "RunParquetHistory" not in wandb_server.operations.counts()
+
+
+def test_values_that_are_not_finite_keep_their_step_in_overlapping_pages(wandb_server: WandbServer) -> None:
+    values = [3.0, NAN, INF, 2, -INF, 1.0, NAN, 0.5]
+    rows: list[dict[str, Any]] = [
+        {"_step": 2 * n, "_timestamp": 100.0 + n, "eval/loss": value} | ({"iter": n} if n != 3 else {})
+        for n, value in enumerate(values)
+    ]
+    wandb_server.add_run(*PROJECT.split("/"), "a", config=CONFIG, history=rows)
+    read = []
+    for exports in (Exports(), Exports(live_tail=3, live_overlap=True)):
+        wandb_server.store.exports = exports
+        curves = collect(step="iter")
+        read.append(str(curves.points[["step", "loss"]].values.tolist()))
+        assert curves.points["step"].tolist() == [0, 1, 2, 4, 5, 6, 7]
+    assert read[0] == read[1]
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_sweep_that_ends_runs_early_is_named(
+    wandb_server: WandbServer, monkeypatch: pytest.MonkeyPatch, named: bool
+) -> None:
+    for name, value in zip(("WANDB_ENTITY", "WANDB_PROJECT"), PROJECT.split("/"), strict=True):
+        monkeypatch.setenv(name, value)  # wandb.sweep would, and leave it so
+    grid = {"method": "grid", "parameters": {"lr": {"values": [0.1, 0.2]}}}
+    stopping = grid | {"early_terminate": {"type": "hyperband", "min_iter": 3}}
+    names = [
+        wandb.sweep(sweep, entity=ENTITY, project="digits") for sweep in (grid, stopping, stopping, stopping)
+    ]
+    # The last one has no runs.
+    for index, sweep in enumerate([*names[:3], names[1]]):
+        config = CONFIG | ({"trial_id": f"t{index}"} if named else {})
+        wandb_server.add_run(
+            *PROJECT.split("/"), f"r{index}", config=config, history=[{"eval/loss": 1.0}], sweep=sweep
+        )
+    wandb_server.operations.clear()
+    told = {problem.what for problem in collect().problems}
+    for name, runs in ((names[1], "2 runs"), (names[2], "1 run")):
+        (found,) = (what for what in told if f"the sweep {name}" in what)
+        assert f"ends runs early (early_terminate: hyperband): of its {runs}" in found
+    assert len(told) == 2
+    # One request a sweep that has runs, whether the listing needs its definition or not.
+    assert wandb_server.operations.counts()["GetSweep"] == 3
 
 
 def test_downloads_leave_nothing_behind(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from wandb_server import ENTITY, WandbServer
 from surge_sweeps.curves import Status
 from surge_sweeps.errors import TrackerError
 from surge_sweeps.sweep import Sweep
+from surge_sweeps.trackers.trial_outcomes import trial_outcomes
 from surge_sweeps.trackers.wandb import client
 from surge_sweeps.trackers.wandb import runs as runs_module
 from surge_sweeps.trackers.wandb.client import WandbProject, connect
@@ -96,6 +98,49 @@ def test_a_recorded_status_decides(wandb_server: WandbServer) -> None:
     assert run.status == "capped"
     assert run.params["start_loss"] == "2.5"
     assert list(run.metrics) == ["eval/loss"]
+
+
+@pytest.mark.parametrize(
+    ("written", "state", "status"),
+    [
+        ("finished", "finished", "finished"),
+        ("finished", "running", "running"),
+        ("finished", "crashed", "crashed"),
+        ("capped", "killed", "crashed"),
+        ("finished", "failed", "crashed"),
+        ("diverged", "failed", "diverged"),
+        ("diverged", "preempted", "running"),
+        ("crashed", "running", "crashed"),
+    ],
+)
+def test_a_status_from_before_a_resume_says_nothing(
+    wandb_server: WandbServer, written: str, state: str, status: Status
+) -> None:
+    summary = {"surge/status": written, "eval/loss": 1.0}
+    rows = [{"eval/loss": 1.0}]
+    wandb_server.add_run(*PROJECT[:2], "a", config=CONFIG, state=state, summary=summary, history=rows)
+    assert stored_runs(connect(), PROJECT)[0].status == status
+
+
+def test_only_the_loss_itself_tells_that_a_run_diverged(wandb_server: WandbServer) -> None:
+    for index, name in enumerate(("best_val_loss", "kl_loss", "aux/loss", "eval/loss", "train/loss")):
+        rows = [{"train/loss": 1.0}, {"train/loss": 1.0, name: INF}]
+        wandb_server.add_run(*PROJECT[:2], f"r{index}", config=CONFIG, history=rows, state="failed")
+    stored = stored_runs(connect(), PROJECT)
+    assert [run.status for run in stored] == ["crashed"] * 4 + ["diverged"]
+    assert all(run.failed for run in stored)
+    trials = [replace(run, params={"trial_id": run.run}) for run in stored]
+    found = trial_outcomes(trials, {run.run: "eval/loss" for run in stored})
+    assert [outcome.status for outcome in found.values()] == ["crashed"] * 3 + ["diverged"] * 2
+
+
+def test_a_newest_value_that_is_not_told_is_no_divergence(wandb_server: WandbServer) -> None:
+    config = {**CONFIG, "trial_id": "t1"}
+    wandb_server.add_run(*PROJECT[:2], "a", config=config, history=[{"eval/loss": 1.0}])
+    wandb_server.runs[0].summary = {"eval/loss": {"min": 1.0}}
+    stored = stored_runs(connect(), PROJECT)
+    assert not stored[0].metrics["eval/loss"].is_known
+    assert trial_outcomes(stored, {"t1": "eval/loss"})["t1"].status == "finished"
 
 
 def test_every_number_ever_logged_is_a_metric(wandb_server: WandbServer) -> None:

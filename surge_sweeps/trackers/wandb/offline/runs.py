@@ -137,11 +137,12 @@ def _stored(name: str, run: OfflineRun) -> StoredRun:
         end_ms = max([last.start_ms or 0, *(point.timestamp_ms for point in metrics.values())])
     recorded = as_status(str(run.summary.get(STATUS)))
     ended = _ended(last.exit_code, metrics)
-    return StoredRun(name, recorded, ended, first.start_ms, end_ms, _params(run), metrics)
+    failed = last.exit_code not in (None, 0)
+    return StoredRun(name, recorded, ended, first.start_ms, end_ms, _params(run), metrics, failed)
 
 
 def _ended(exit_code: int | None, metrics: Mapping[str, LatestPoint]) -> Status:
-    """How a run ended. A program may stop with an error at its first NaN: a result of its learning rate, no crash."""
+    """How a run ended, as far as the loss of training batches tells; see `StoredRun.failed` for any other."""
     if exit_code is None:
         return "running"
     newest = {name: point.value for name, point in metrics.items()}
