@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
+import time
 import webbrowser
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,6 +32,8 @@ out = Console()
 err = Console(stderr=True)
 
 EXIT_ERROR = 1
+#: How often a line tells how far it is where there is no terminal to draw on.
+LINE_SECONDS = 60.0
 
 
 def run(app: Callable[[], object]) -> None:
@@ -42,7 +46,7 @@ def run(app: Callable[[], object]) -> None:
             err.print("stopped.")
         raise
     except Interrupted as error:
-        _complain(error)
+        _say_what(error, "")
         sys.exit(EXIT_INTERRUPTED)
     except SurgeError as error:
         _complain(error)
@@ -59,16 +63,23 @@ def run(app: Callable[[], object]) -> None:
 
 
 def _complain(error: SurgeError) -> None:
-    err.print(f"[bold red]error:[/] {escape(error.what)}", highlight=False, soft_wrap=True)
+    _say_what(error, "[bold red]error:[/] ", "       ")
+
+
+def _say_what(error: SurgeError, mark: str, indent: str = "") -> None:
+    err.print(f"{mark}{escape(error.what)}", highlight=False, soft_wrap=True)
     if error.hint:
-        err.print(f"       {escape(error.hint)}", highlight=False, soft_wrap=True)
+        err.print(f"{indent}{escape(error.hint)}", highlight=False, soft_wrap=True)
 
 
 @contextmanager
-def progress_bar(title: str, *, quiet: bool) -> Iterator[ProgressCallback]:
-    """A callback that draws a bar with the time left; it draws nothing when quiet or not on a terminal."""
+def progress_bar(title: str, *, quiet: bool, lines: bool = False) -> Iterator[ProgressCallback]:
+    """A callback that draws a bar with the time left; it draws nothing when quiet or not on a terminal.
+
+    `lines`: without a terminal, as in a job's log, print a line each minute and one in the end instead.
+    """
     if quiet or not err.is_terminal:
-        yield no_progress
+        yield from [no_progress] if quiet or not lines else _progress_lines(title)
         return
     columns = (
         TextColumn("[bold]{task.fields[title]}"),
@@ -86,6 +97,21 @@ def progress_bar(title: str, *, quiet: bool) -> Iterator[ProgressCallback]:
             progress.update(task, completed=done, total=total, description=escape(text))
 
         yield update
+
+
+def _progress_lines(title: str) -> Iterator[ProgressCallback]:
+    told_s, newest = time.monotonic(), ""
+
+    def update(done: float, total: float, text: str) -> None:
+        nonlocal told_s, newest
+        newest = f"{title}: {math.floor(100 * done / total) if total else 0}%, {text}"
+        if time.monotonic() - told_s >= LINE_SECONDS:
+            told_s = time.monotonic()
+            say(newest)
+
+    yield update
+    if newest:
+        say(newest)
 
 
 def say(text: str, *, quiet: bool = False) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -66,7 +67,9 @@ def launch(
 
     On W&B, the missing trials are registered as a sweep, or an unfinished sweep of them is joined, and real
     `wandb agent` processes work it off, one process a trial. Any number of machines may help: call the same command
-    there, or `wandb agent` with the sweep's id. With --packed this machine alone does the trials, without a W&B sweep.
+    there, or the `wandb agent` line that is printed. A run counts by its trial id or its sweep, and where that sweep is
+    gone by its config. Ctrl-C, SIGTERM and a closed terminal end the agents and their scripts, on Linux SIGKILL does
+    too. With --packed this machine alone does the trials, without a W&B sweep.
     """
     if on not in ENGINES:
         raise UnknownNameError("engine", on, ENGINES)
@@ -76,7 +79,12 @@ def launch(
     if packed and tracker != "wandb":
         raise typer.BadParameter("--packed goes with --tracker wandb; on MLflow trials are always packed")
     if tracker == "wandb":
-        name, result = _launch_on_wandb(sweeps, project, agents, packed=packed, quiet=quiet)
+        from surge_sweeps.trackers.wandb import session
+
+        try:
+            name, result = _launch_on_wandb(sweeps, project, agents, packed=packed, quiet=quiet)
+        finally:
+            session.end()
     else:
         result = run_all(sweeps, open_tracker(tracker, name, uri), agents, quiet)
     if result.already_done or result.ended:
@@ -89,7 +97,7 @@ def run_all(sweeps: Sequence[Sweep], store: TrackerStore, agents: int | None, qu
     """Launch on this machine with a progress bar and tell what became of the trials; closes the store."""
     _tell_sizes(sweeps, quiet)
     try:
-        with progress_bar("training", quiet=quiet) as progress:
+        with progress_bar("training", quiet=quiet, lines=True) as progress:
             result = LocalLauncher(agents).launch(sweeps, store, progress)
     finally:
         store.close()
@@ -123,8 +131,8 @@ def _launch_on_wandb(
         )
     home = with_entity(connect(), home)
     _tell_sizes(sweeps, quiet)
-    with progress_bar("agents", quiet=quiet) as progress:
-        result = AgentLauncher(home, agents).launch(sweeps, progress)
+    with progress_bar("agents", quiet=quiet, lines=True) as progress:
+        result = AgentLauncher(home, agents, partial(say, quiet=quiet)).launch(sweeps, progress)
     _tell(result)
     return home.path, result
 

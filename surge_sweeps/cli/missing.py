@@ -19,20 +19,23 @@ from surge_sweeps.cli.launch import Quiet, Uri
 from surge_sweeps.cli.new import describe_size, refuse_existing, write_sweep
 from surge_sweeps.rectangles import follow_up
 from surge_sweeps.sweep import Sweep, Trial
+from surge_sweeps.trackers.planned_trials import PlannedTrial
 from surge_sweeps.trackers.trial_outcomes import ProjectOutcomes, TrialOutcome, project_outcomes
 
-#: Columns of the table after the file and the number planned. What crashed or went stale is among the missing.
+#: Columns of the table after the file and the number planned.
 _COUNTS = ("finished", "diverged", "capped", "running", "missing")
+#: What is told of the missing behind those; what went stale counts as crashed.
+_OF_MISSING = ("crashed", "preempted")
 
 
 @dataclass(frozen=True)
 class _Standing:
-    """How one sweep file stands; each trial in `counts` once."""
+    """How one sweep file stands; each trial in `counts` once, and again in `of_missing` where that tells more."""
 
     file: Path
     sweep: Sweep
     counts: Counter[str]
-    crashed: int
+    of_missing: Counter[str]
     missing: Sequence[Trial]
 
 
@@ -62,10 +65,14 @@ def missing(
     """Count what is planned, finished, diverged, running and missing of each sweep, by trial id.
 
     A trial counts once, wherever in the project its run is; one without a result that nobody works on is missing,
-    whether it crashed or never began.
+    whether it crashed, was preempted or never began. W&B shows a run that was killed as running for some minutes. What
+    -o writes may still stand in an unfinished sweep, a preempted trial too: `surge-sweep launch` goes on with that
+    sweep; before other agents start on the files, end it with `wandb sweep --stop`.
     """
     sweeps = [Sweep.read(file) for file in files]
-    planned = {trial.trial_id: sweep.loss for sweep in sweeps for trial in sweep.trials()}
+    planned = {
+        trial.trial_id: PlannedTrial(trial, sweep.loss) for sweep in sweeps for trial in sweep.trials()
+    }
     found = project_outcomes(sweeps[0], planned, project, tracker, uri)
     standings = [_standing(file, sweep, found.outcomes) for file, sweep in zip(files, sweeps, strict=True)]
     written = _write_missing(output, standings, found, force=force) if output is not None else {}
@@ -89,7 +96,7 @@ def missing(
 
 def _standing(file: Path, sweep: Sweep, outcomes: Mapping[str, TrialOutcome]) -> _Standing:
     counts: Counter[str] = Counter()
-    crashed = 0
+    of_missing: Counter[str] = Counter()
     left: list[Trial] = []
     for trial in sweep.trials():
         outcome = outcomes.get(trial.trial_id)
@@ -97,9 +104,10 @@ def _standing(file: Path, sweep: Sweep, outcomes: Mapping[str, TrialOutcome]) ->
             counts[outcome.status] += 1
         else:
             counts["missing"] += 1
-            crashed += outcome is not None
+            if outcome is not None:
+                of_missing["preempted" if outcome.is_preempted else "crashed"] += 1
             left.append(trial)
-    return _Standing(file, sweep, counts, crashed, left)
+    return _Standing(file, sweep, counts, of_missing, left)
 
 
 def _write_missing(
@@ -141,25 +149,34 @@ def _table(project: str, standings: Sequence[_Standing]) -> Table:
     table = Table(
         title=escape(project),
         title_justify="left",
-        caption="crashed: of those missing",
-        caption_justify="left",
         box=None,
         pad_edge=False,
         padding=(0, 2, 0, 0),
     )
     table.add_column("sweep file", overflow="fold")
-    for heading in ("planned", *_COUNTS, "crashed"):
+    for heading in ("planned", *_COUNTS):
         table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("of these")
     rows = [
-        [len(standing.sweep.trials()), *(standing.counts[name] for name in _COUNTS), standing.crashed]
-        for standing in standings
+        [len(standing.sweep.trials()), *(standing.counts[name] for name in _COUNTS)] for standing in standings
     ]
     for standing, row in zip(standings, rows, strict=True):
-        table.add_row(escape(str(standing.file)), *(f"{number:,}" for number in row))
+        table.add_row(escape(str(standing.file)), *_cells(row), _of_missing(standing.of_missing))
     if len(rows) > 1:
         table.add_section()
-        table.add_row("all", *(f"{sum(column):,}" for column in zip(*rows, strict=True)))
+        of_all = sum((standing.of_missing for standing in standings), Counter[str]())
+        table.add_row(
+            "all", *_cells([sum(column) for column in zip(*rows, strict=True)]), _of_missing(of_all)
+        )
     return table
+
+
+def _cells(row: Sequence[int]) -> list[str]:
+    return [f"{number:,}" for number in row]
+
+
+def _of_missing(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{counts[name]:,} {name}" for name in _OF_MISSING if counts[name])
 
 
 def _as_json(
@@ -175,7 +192,7 @@ def _as_json(
                 "sweep_id": standing.sweep.sweep_id,
                 "planned": len(standing.sweep.trials()),
                 **{name: standing.counts[name] for name in _COUNTS},
-                "crashed": standing.crashed,
+                **{name: standing.of_missing[name] for name in _OF_MISSING},
                 "missing_trials": [trial.trial_id for trial in standing.missing],
             }
             for standing in standings

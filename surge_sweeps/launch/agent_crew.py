@@ -11,33 +11,23 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
 
 from surge_sweeps.counting import counted
 from surge_sweeps.errors import SurgeError, TrackerError
 from surge_sweeps.launch.agent_processes import RUNS_PER_AGENT, AgentProcess, stop_agents
+from surge_sweeps.launch.claims import Work
 from surge_sweeps.launch.stop import POLL_SECONDS, StopRequest
 from surge_sweeps.progress import ProgressCallback
-from surge_sweeps.trackers.wandb.sweeps import ACTIVE, RunState
+from surge_sweeps.trackers.wandb.sweep_runs import ACTIVE, RunState
 
 #: How often the server is asked how far the sweeps are.
 SERVER_POLL_SECONDS = 8.0
+AWAY_AFTER_SECONDS = 10.0
 JOIN_SECONDS = 2.0
 #: So many runs with no loss from any of them mean that the script cannot work.
 MAX_FIRST_FAILURES = 10
-
-
-class Work(NamedTuple):
-    """A registered sweep with cells left.
-
-    Attributes:
-        path: as agents take it. cells: how many are left. ended: runs that it had before. loss: what its runs log.
-    """
-
-    path: str
-    cells: int
-    ended: int
-    loss: str
+#: Short: a progress bar shares a line of 80 characters with it.
+AWAY = "W&B away; Ctrl-C stops, nothing is lost"
 
 
 class ServerView:
@@ -51,8 +41,9 @@ class ServerView:
         self._ask = ask
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="surge-server-view", daemon=True)
+        self._asked_s: float | None = None
+        self._has_failed = False
         self.runs: Sequence[RunState] = ()
-        self.is_away = False
 
     def __enter__(self) -> ServerView:
         self._thread.start()
@@ -63,13 +54,21 @@ class ServerView:
         # It may be asking; a server that is away is not waited for.
         self._thread.join(JOIN_SECONDS)
 
+    @property
+    def is_away(self) -> bool:
+        """Whether the server did not answer, or is slow to: it is given a minute or two before that counts as none."""
+        asked_s = self._asked_s
+        return self._has_failed or (asked_s is not None and time.monotonic() - asked_s > AWAY_AFTER_SECONDS)
+
     def _watch(self) -> None:
         while not self._stop.wait(SERVER_POLL_SECONDS):
+            self._asked_s = time.monotonic()
             try:
                 self.runs = self._ask()
-                self.is_away = False
+                self._has_failed = False
             except TrackerError:
-                self.is_away = True
+                self._has_failed = True
+            self._asked_s = None
 
 
 class Crew:
@@ -194,8 +193,8 @@ class Crew:
     def _tell(self, progress: ProgressCallback) -> None:
         running = sum(run.state in ACTIVE for run in self._view.runs)
         ended = len(self._view.runs) - running - self._ended_before
-        text = "W&B does not answer, the agents go on" if self._view.is_away else f"{running} running"
-        progress(max(0, ended), self._cells, f"{counted(len(self._active), 'agent')}, {text}")
+        text = f"{counted(len(self._active), 'agent')}, {running} running"
+        progress(max(0, ended), self._cells, AWAY if self._view.is_away else text)
 
 
 def _death(exit_code: int) -> str:

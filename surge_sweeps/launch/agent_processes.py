@@ -23,6 +23,8 @@ from surge_sweeps.sweep import Sweep
 
 #: How an agent is started; options and the sweep's path are appended.
 AGENT_COMMAND: tuple[str, ...] = (sys.executable, "-m", "wandb", "agent")
+#: What ends an agent with this process: its file, run without the package, and this process's id are put in front.
+_TETHER = (sys.executable, "-I", str(Path(__file__).with_name("tether.py")))
 #: What agents and their scripts print: .surge/logs/agents/SWEEP-NUMBER.log in the working folder.
 LOG_FOLDER = Path(".surge") / "logs" / "agents"
 #: How long scripts may take to save and to close their run after TERM; what then still lives is killed.
@@ -59,7 +61,15 @@ class AgentProcess:
         self.sweep_path = sweep_path
         self.log = LOG_FOLDER / f"{sweep_path.rpartition('/')[2]}-{number}.log"
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        arguments = [*AGENT_COMMAND, "--forward-signals", "--count", str(RUNS_PER_AGENT), sweep_path]
+        arguments = [
+            *_TETHER,
+            str(os.getpid()),
+            *AGENT_COMMAND,
+            "--forward-signals",
+            "--count",
+            str(RUNS_PER_AGENT),
+            sweep_path,
+        ]
         # An earlier call may have worked on the same sweep.
         with self.log.open("ab") as output:
             self._read_to = output.tell()

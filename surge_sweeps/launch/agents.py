@@ -6,35 +6,33 @@ in. What really finished is asked of the server: the exit code of an agent says 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+import time
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any
 
 from surge_sweeps.errors import SurgeError, TrackerError
-from surge_sweeps.launch.agent_crew import Crew, ServerView, Work
-from surge_sweeps.launch.agent_processes import agent_environment
+from surge_sweeps.launch.agent_crew import Crew, ServerView
+from surge_sweeps.launch.agent_processes import AgentProcess, agent_environment
 from surge_sweeps.launch.base import Interrupted, LaunchResult
 from surge_sweeps.launch.checks import check_trials
+from surge_sweeps.launch.claims import Claims, Work, described
 from surge_sweeps.launch.lock import one_launch
 from surge_sweeps.launch.stop import Stopped, StopRequest, stop_signals
 from surge_sweeps.launch.workers import available_cores
 from surge_sweeps.progress import ProgressCallback
-from surge_sweeps.rectangles import follow_up
 from surge_sweeps.sweep import Sweep
-from surge_sweeps.trackers.trial_outcomes import TrialOutcome, trial_outcomes
+from surge_sweeps.trackers.planned_trials import PlannedTrial
+from surge_sweeps.trackers.trial_outcomes import TrialOutcome
 from surge_sweeps.trackers.wandb.client import WandbProject, connect
-from surge_sweeps.trackers.wandb.runs import stored_runs
-from surge_sweeps.trackers.wandb.sweeps import (
-    UNFINISHED,
-    RegisteredSweep,
-    handed_out,
-    list_sweeps,
-    logged_metrics,
-    preempted_runs,
-    register,
-    run_states,
-)
+from surge_sweeps.trackers.wandb.planned import planned_outcomes
+from surge_sweeps.trackers.wandb.sweep_runs import logged_metrics, run_states
+from surge_sweeps.trackers.wandb.sweeps import agent_heartbeats, list_sweeps
+
+#: Agents are heard of every 5 s; one that is silent for this long is gone.
+HEARTBEAT_WAIT_SECONDS = 12.0
+
+_CALL_AGAIN = "Call the same command again to run the missing trials."
 
 
 class AgentLauncher:
@@ -45,36 +43,51 @@ class AgentLauncher:
     Args:
         project: where the sweeps are registered, its entity named. agents: processes at a time. Default: one per core
             for the built-in trainer, one for a user's script, which may well use all cores or the one GPU itself.
+        tell: is handed lines for the user: the sweeps' addresses, and how other machines may help.
     """
 
-    def __init__(self, project: WandbProject, agents: int | None = None) -> None:
+    def __init__(
+        self,
+        project: WandbProject,
+        agents: int | None = None,
+        tell: Callable[[str], object] = lambda line: None,
+    ) -> None:
         if agents is not None and agents < 1:
             raise SurgeError(f"the number of agents is {agents}.", "It must be 1 or more.")
         self._project = project
         self._agents = agents
+        self._tell = tell
 
     def launch(self, sweeps: Sequence[Sweep], progress: ProgressCallback) -> LaunchResult:
         """Run every trial of `sweeps` that has no result in the project and runs nowhere else now.
 
-        Raises `Interrupted` on Ctrl-C or SIGTERM and `TrackerError` when the server is away; in both cases nothing
-        that ended is lost, and no process is left behind.
+        Raises `Interrupted` on Ctrl-C, SIGTERM or SIGHUP and `TrackerError` when the server is away; in both cases
+        nothing that ended is lost, and no process is left behind. On Linux none is left either where this process is
+        killed: its agents then end, and their scripts are told to.
         """
         for sweep in sweeps:
             check_trials(sweep)
         environment = agent_environment(sweeps)
         with one_launch(), stop_signals() as stop:
-            launch = _Launch(connect(), self._project, sweeps)
+            launch = _Launch(connect(), self._project, sweeps, environment, self._size(sweeps), self._tell)
             try:
-                work = launch.work()
-                stop.check()
-                if work:
-                    launch.run(work, self._size(sweeps), environment, progress, stop)
+                launch.run(progress, stop)
+                result = launch.result()
             except (Stopped, KeyboardInterrupt) as error:
+                raise Interrupted(f"stopped. {launch.summary_if_server_answers()}", _CALL_AGAIN) from error
+            except TrackerError as error:
+                # A signal that ends this may have ended W&B's own process too.
+                if not stop.is_requested:
+                    raise
                 raise Interrupted(
-                    f"stopped. {launch.summary_if_server_answers()}",
-                    "Call the same command again to run the missing trials.",
+                    f"stopped; what was done cannot be told: {error.what}", _CALL_AGAIN
                 ) from error
-            return launch.result()
+        if result.planned > result.already_done:
+            # What the bar showed last was asked some seconds before the end.
+            progress(
+                sum(result.ended.values()), result.planned - result.already_done, "all agents have ended"
+            )
+        return result
 
     def _size(self, sweeps: Sequence[Sweep]) -> int:
         return self._agents or (available_cores() if all(sweep.is_builtin for sweep in sweeps) else 1)
@@ -83,111 +96,125 @@ class AgentLauncher:
 class _Launch:
     """One call: what was planned, how it stood before, and the agents that ran."""
 
-    def __init__(self, api: Any, project: WandbProject, sweeps: Sequence[Sweep]) -> None:
+    def __init__(
+        self,
+        api: Any,
+        project: WandbProject,
+        sweeps: Sequence[Sweep],
+        environment: Mapping[str, str],
+        size: int,
+        tell: Callable[[str], object],
+    ) -> None:
         self._api = api
         self._project = project
+        self._environment = environment
+        self._size = size
+        self._say = tell
         self._planned = {trial.trial_id: (sweep, trial) for sweep in sweeps for trial in sweep.trials()}
-        self._preempted: frozenset[str] = frozenset()
         self._before = self._outcomes()
-        self._paths: list[str] = []
-        self._crew: Crew | None = None
+        self._claims = Claims(api, project, self._planned, self._still_open)
+        self._work: list[Work] = []
+        self._crews: list[Crew] = []
+        self._has_helpers = False
 
     def _outcomes(self) -> dict[str, TrialOutcome]:
+        planned = {trial: PlannedTrial(own, sweep.loss) for trial, (sweep, own) in self._planned.items()}
         try:
-            stored = stored_runs(self._api, self._project)
+            return planned_outcomes(self._api, self._project, planned)
         except ValueError:
             # A project that is not there yet has no runs.
             return {}
-        self._preempted = preempted_runs(self._api, self._project)
-        # A preempted run counts as going on for whoever reads it, but nothing runs.
-        stored = [replace(run, recorded="crashed") if run.run in self._preempted else run for run in stored]
-        return trial_outcomes(stored, {trial: sweep.loss for trial, (sweep, _) in self._planned.items()})
 
-    def _is_open(self, trial: str) -> bool:
-        outcome = self._before.get(trial)
-        return outcome is None or not (outcome.is_result or outcome.status == "running")
+    def _still_open(self) -> set[str]:
+        self._before = self._outcomes()
+        return self._open()
 
-    def work(self) -> list[Work]:
-        """Registered sweeps that hold all open trials between them: those that can be joined, and new ones.
+    def _open(self) -> set[str]:
+        found = {trial: self._before.get(trial) for trial in self._planned}
+        return {
+            trial
+            for trial, outcome in found.items()
+            if outcome is None or not (outcome.is_result or outcome.status == "running")
+        }
+
+    def run(self, progress: ProgressCallback, stop: StopRequest) -> None:
+        """Let agents do what is to do; returns when they have ended.
 
         Raises:
-            SurgeError: a sweep that would be joined is paused.
+            Stopped: the user asked for it. SurgeError: a sweep is paused, or the script can never work.
+            TrackerError: the server is away or refuses.
         """
-        to_do = {trial for trial in self._planned if self._is_open(trial)}
-        work = self._joined(to_do) if to_do else []
-        for sweep in {id(sweep): sweep for sweep, _ in self._planned.values()}.values():
-            own = [
-                trial for owner, trial in self._planned.values() if owner is sweep and trial.trial_id in to_do
-            ]
-            whole = len(own) == len(sweep.trials())
-            for part in [sweep] if whole else follow_up(sweep, own):
-                path = f"{self._project.path}/{register(self._project, part)}"
-                work.append(Work(path, len(part.trials()), 0, part.loss))
-        return work
+        work = self._claims.claim(self._open())
+        stop.check()
+        if work:
+            self._let_agents(work, progress, stop)
+        if lost := self._never_handed_out():
+            self._let_agents(self._claims.register(lost), progress, stop)
 
-    def _joined(self, to_do: set[str]) -> list[Work]:
-        """Join unfinished sweeps all of whose remaining trials are open, and take those trials off `to_do`."""
-        unfinished = [
-            sweep
-            for sweep in list_sweeps(self._api, self._project)
-            if sweep.state in UNFINISHED and sweep.trial_ids & self._planned.keys()
-        ]
-        given = handed_out(self._api, self._project, unfinished)
-        joined: list[Work] = []
-        for sweep in unfinished:
-            remaining = sweep.trial_ids - given[sweep.id]
-            # A sweep that would also hand out trials that are done or taken is left alone: they would run twice.
-            if not remaining or not remaining <= to_do:
-                continue
-            if sweep.state == "PAUSED":
-                raise _paused(sweep)
-            to_do -= remaining
-            loss = sweep.definition.loss if sweep.definition else ""
-            joined.append(Work(sweep.path, len(remaining), len(given[sweep.id]), loss))
-        return joined
-
-    def run(
-        self,
-        work: Sequence[Work],
-        size: int,
-        environment: Mapping[str, str],
-        progress: ProgressCallback,
-        stop: StopRequest,
-    ) -> None:
-        """Let agents do the work; returns when they have ended."""
-        self._paths = [item.path for item in work]
-        ids = [path.rpartition("/")[2] for path in self._paths]
+    def _let_agents(self, work: Sequence[Work], progress: ProgressCallback, stop: StopRequest) -> None:
+        self._work += work
+        for line in described(work):
+            self._say(line)
+        ids = [item.id for item in work]
         progress(0, sum(item.cells for item in work), "starting agents")
         with ServerView(partial(run_states, connect(), self._project, ids)) as view:
-            self._crew = Crew(
+            crew = Crew(
                 work,
-                size,
-                environment,
+                self._size,
+                self._environment,
                 view,
                 partial(logged_metrics, self._api, self._project, ids),
                 known_to_work=any(outcome.is_result for outcome in self._before.values()),
             )
-            self._crew.run(progress, stop)
+            self._crews.append(crew)
+            crew.run(progress, stop)
+
+    def _never_handed_out(self) -> set[str]:
+        """Trials of joined sweeps that were handed out to an agent that has ended, and that left no run to go on with.
+
+        Empty where agents elsewhere still work on such a sweep: one of them may just have begun.
+        """
+        joined = [work for work in self._work if work.is_joined]
+        if not joined or self._deaths():
+            return set()
+        known = {sweep.path for sweep in list_sweeps(self._api, self._project)}
+        after, tried = self._outcomes(), self._agents_of_runs()
+        lost = {
+            work: {
+                trial
+                for trial in work.trials
+                if (outcome := after.get(trial)) is None
+                or (outcome.is_preempted and outcome.run not in tried)
+            }
+            for work in joined
+            if work.path in known
+        }
+        lost = {work: trials for work, trials in lost.items() if trials}
+        if not lost:
+            return set()
+        heard = {work: agent_heartbeats(self._api, self._project, work.id) for work in lost}
+        time.sleep(HEARTBEAT_WAIT_SECONDS)
+        ended = [work for work in lost if heard[work] == agent_heartbeats(self._api, self._project, work.id)]
+        self._has_helpers = len(ended) < len(lost)
+        return {trial for work in ended for trial in lost[work]}
 
     def result(self) -> LaunchResult:
         """What became of the planned trials, by the server's word."""
         done_before = sum(outcome.is_result for outcome in self._before.values())
         result = LaunchResult(len(self._planned), done_before)
-        after = self._outcomes() if self._crew else self._before
-        ended_runs = self._crew.log_of() if self._crew else {}
+        after = self._outcomes() if self._crews else self._before
+        ended_runs = self._agents_of_runs()
         for trial in self._planned:
             if trial in self._before and self._before[trial].is_result:
                 continue
             outcome = after.get(trial)
             if outcome is None:
-                result.failures[trial] = self._no_run
+                result.failures[trial] = self._why_no_run(trial)
             elif outcome.is_result:
                 result.ended[outcome.status] += 1
-            elif outcome.status == "running" and outcome.run in ended_runs:
-                result.failures[trial] = "it was cut off (W&B shows its run as running for some minutes yet)"
             elif outcome.status == "running":
                 result.running[trial] = outcome.run
-            elif outcome.run in self._preempted:
+            elif outcome.is_preempted:
                 result.failures[trial] = "it was preempted, and the next agent goes on with it"
             elif outcome.run in ended_runs:
                 agent = ended_runs[outcome.run]
@@ -196,15 +223,29 @@ class _Launch:
                 result.failures[trial] = outcome.problem or f"its run {outcome.run} {outcome.status}"
         return result
 
+    def _agents_of_runs(self) -> dict[str, AgentProcess]:
+        return {run: agent for crew in self._crews for run, agent in crew.log_of().items()}
+
+    def _deaths(self) -> str:
+        return next((deaths for crew in self._crews if (deaths := crew.deaths())), "")
+
+    def _why_no_run(self, trial: str) -> str:
+        if trial in self._claims.left_to:
+            return f"the sweep {self._claims.left_to[trial]}, registered at the same moment, holds it"
+        if self._has_helpers:
+            return "agents elsewhere still work on its sweep"
+        return self._no_run
+
     @cached_property
     def _no_run(self) -> str:
         """Why there is no run of a trial that agents should have done."""
         known = {sweep.path for sweep in list_sweeps(self._api, self._project)}
-        gone = [path for path in self._paths if path not in known]
-        if gone:
-            return f"the sweep {gone[0]} was deleted on W&B"
-        deaths = self._crew.deaths() if self._crew else ""
-        return deaths or "no run of it reached W&B"
+        gone = [work.path for work in self._work if work.path not in known]
+        return (
+            f"the sweep {gone[0]} was deleted on W&B"
+            if gone
+            else self._deaths() or "no run of it reached W&B"
+        )
 
     def summary_if_server_answers(self) -> str:
         """One sentence on what was done, or on why that cannot be told."""
@@ -212,10 +253,3 @@ class _Launch:
             return f"{self.result().summary()}."
         except TrackerError as error:
             return f"What was done cannot be told: {error.what}"
-
-
-def _paused(sweep: RegisteredSweep) -> SurgeError:
-    return SurgeError(
-        f"the sweep {sweep.path} is paused, so its agents would wait for ever.",
-        f"Resume it with: wandb sweep --resume {sweep.path}   or end it with --stop, then call again.",
-    )

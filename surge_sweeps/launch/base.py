@@ -26,7 +26,7 @@ class LaunchResult:
         planned: trials in the sweeps. already_done: those that had a result before.
         ended: status -> how many trials ended with it in this call.
         failures: trial id -> why it has no result; call again to try once more.
-        running: trial id -> the run that goes on with it, started elsewhere.
+        running: trial id -> the run that the tracker shows as going on with it: elsewhere, or not for long any more.
     """
 
     planned: int
@@ -48,7 +48,7 @@ class LaunchResult:
         """
         parts = [f"{self.already_done} done before"] if self.already_done else []
         parts += [f"{count} {status}" for status, count in sorted(self.ended.items())]
-        parts += [f"{len(self.running)} running elsewhere"] if self.running else []
+        parts += [f"{len(self.running)} shown as running"] if self.running else []
         parts += [f"{self.missing} missing"] if self.missing else []
         return f"{self.planned:,} {'trial' if self.planned == 1 else 'trials'}: {', '.join(parts) or 'none'}"
 
@@ -60,8 +60,8 @@ class Interrupted(SurgeError):
 class Launcher(Protocol):
     """An engine. `launch` blocks until every trial has ended or cannot.
 
-    Raises `Interrupted` on Ctrl-C or SIGTERM and `TrackerError` when the store goes away; in both cases nothing that
-    ended is lost, and no process is left behind.
+    Raises `Interrupted` on Ctrl-C, SIGTERM or SIGHUP and `TrackerError` when the store goes away; in both cases nothing
+    that ended is lost, and no process is left behind.
     """
 
     def launch(self, sweeps: Sequence[Sweep], tracker: Tracker, progress: ProgressCallback) -> LaunchResult:

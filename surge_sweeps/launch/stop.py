@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, heard between two writes and never in the middle of one.
+"""Ctrl-C, SIGTERM and a closed terminal, heard between two writes and never in the middle of one.
 
 An exception raised inside a database transaction would leave it open and the store locked, so a first signal only
 leaves a note that the launch looks at when it is safe. A second one does not wait.
@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 #: How long a launch waits for work before it looks for a request to stop.
@@ -27,6 +27,11 @@ class StopRequest:
     def __init__(self) -> None:
         self._requested = False
 
+    @property
+    def is_requested(self) -> bool:
+        """Whether a stop was asked for."""
+        return self._requested
+
     def check(self) -> None:
         """Raise `Stopped` if a stop was asked for. Call where nothing is half done."""
         if self._requested:
@@ -37,7 +42,9 @@ class StopRequest:
             raise KeyboardInterrupt
         self._requested = True
         # Plain write: a signal handler must not touch the streams that the interrupted code may be using.
-        os.write(2, b"\nstopping once what is being written is written; once more stops at once\n")
+        # The terminal may have been closed.
+        with suppress(OSError):
+            os.write(2, b"\nstopping once what is being written is written; once more stops at once\n")
 
 
 @contextmanager
@@ -55,12 +62,18 @@ def interrupts_ignored() -> Iterator[None]:
 
 @contextmanager
 def stop_signals() -> Iterator[StopRequest]:
-    """Turn SIGINT and SIGTERM into a `StopRequest` while the block runs; outside the main thread none can come."""
+    """Turn SIGINT, SIGTERM and SIGHUP into a `StopRequest` while the block runs.
+
+    Outside the main thread none can come, and SIGHUP that is ignored stays so: that is what `nohup` is for.
+    """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
-    before = {number: signal.signal(number, request._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    heard = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        heard.append(signal.SIGHUP)
+    before = {number: signal.signal(number, request._handle) for number in heard}
     try:
         yield request
     finally:

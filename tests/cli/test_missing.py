@@ -87,7 +87,7 @@ def test_mlflow_is_counted_and_the_rest_is_written_as_sweeps(folder: Path) -> No
     text = call("--uri", uri, "-o", "none.yaml")
     assert not (folder / "none.yaml").exists()
     row = next(line for line in text.splitlines() if "study.yaml" in line)
-    assert row.split()[1:] == ["8", "6", "1", "1", "0", "0", "0"]
+    assert row.split()[1:] == ["8", "6", "1", "1", "0", "0"]
 
 
 def test_wandb_is_counted_by_the_sweeps_definition(folder: Path, wandb_server: WandbServer) -> None:
@@ -99,6 +99,7 @@ def test_wandb_is_counted_by_the_sweeps_definition(folder: Path, wandb_server: W
         ("crashed", {"val/loss": [1.0]}),
         ("running", {"val/loss": [1.0]}),
         ("finished", {"other": [1.0]}),
+        ("preempted", {"val/loss": [1.0]}),
     ]
     trials = SWEEP.trials()
     for trial, (state, history) in zip(trials, histories, strict=False):
@@ -111,12 +112,35 @@ def test_wandb_is_counted_by_the_sweeps_definition(folder: Path, wandb_server: W
     wandb_server.add_run(*project, config=config, history=histories[0][1], state="finished", sweep=other)
     found = counts("--tracker=wandb", "--project=study", "-o", "rest.yaml")
     assert (found["finished"], found["diverged"], found["running"]) == (2, 1, 1)
-    assert (found["missing"], found["crashed"]) == (4, 1)
+    assert (found["missing"], found["crashed"], found["preempted"]) == (4, 1, 1)
     assert trials[3].trial_id not in found["missing_trials"]
     rest = Sweep.read(folder / "rest.yaml")
     assert (rest.extra, len(rest.trials())) == ({"entity": "test-entity", "project": "study"}, 4)
     # A follow-up finds its project by itself.
     assert json.loads(call_file("rest.yaml", "--json"))["project"] == "test-entity/study"
+
+
+def test_runs_of_a_deleted_sweep_and_of_none_count_by_their_config(
+    folder: Path, wandb_server: WandbServer
+) -> None:
+    project = ("test-entity", "study")
+    gone = register(WandbProject(*project), SWEEP)
+    living = register(WandbProject(*project), replace(SWEEP, lr=(0.7,)))
+    trials = SWEEP.trials()
+    as_text = {name: f"{value:.3e}" for name, value in trials[1].parameters.items() if name == "lr"}
+    for config, sweep, metric in (
+        ({**trials[0].parameters, "more": 1}, gone, "val/loss"),
+        ({**trials[1].parameters, **as_text}, None, "val/loss"),
+        # A sweep that is there says that this is no trial of its own, and so of nobody's.
+        (trials[2].parameters, living, "val/loss"),
+        (trials[3].parameters, None, "other"),
+        ({name: trials[4].parameters[name] for name in ("lr", "batch_size")}, None, "val/loss"),
+    ):
+        wandb_server.add_run(*project, config=config, history={metric: [1.0]}, state="finished", sweep=sweep)
+    wandb_server.delete_sweep(gone)
+    found = counts("--tracker=wandb", "--project=study")
+    assert (found["finished"], found["missing"], found["crashed"]) == (2, 6, 0)
+    assert found["missing_trials"] == [trial.trial_id for trial in trials[2:]]
 
 
 def test_several_files_are_added_up_and_share_their_missing_trials(folder: Path) -> None:
@@ -126,7 +150,7 @@ def test_several_files_are_added_up_and_share_their_missing_trials(folder: Path)
     text = call("more.yaml", "--uri", uri, "-o", "rest.yaml", "--quiet")
     total = next(line for line in text.splitlines() if line.strip().startswith("all"))
     assert "--project study" in text
-    assert total.split()[1:] == ["16", "2", "0", "0", "0", "14", "0"]
+    assert total.split()[1:] == ["16", "2", "0", "0", "0", "14"]
     written = [trial.trial_id for path in folder.glob("rest*.yaml") for trial in Sweep.read(path).trials()]
     assert len(written) == len(set(written)) == 10
 

@@ -15,7 +15,7 @@ import tenacity
 
 from surge_sweeps.errors import TrackerError
 from surge_sweeps.extras import require
-from surge_sweeps.trackers.wandb.session import hide_key, host, shown
+from surge_sweeps.trackers.wandb.session import hide_key, host, mailbox_closed, shown
 
 #: How often a read is done at most, and the longest wait between two, in seconds.
 ATTEMPTS = 4
@@ -30,6 +30,7 @@ _REFUSED_ACCESS = re.compile(r"error 403|permission denied|forbidden", re.IGNORE
 _TOO_MANY = re.compile(r"HTTP 429|429 Too Many", re.IGNORECASE)
 #: How W&B's client begins the message of an answer that says no, as opposed to no answer.
 _ANSWERED_NO = "input:"
+_SERVICE_GONE = "the service process is not running"
 
 _T = TypeVar("_T")
 
@@ -72,14 +73,18 @@ def _failures() -> tuple[type[Exception], ...]:
     wandb = require("wandb", "wandb")
     # Not one of wandb.errors, though the public API lets it pass.
     service = require("wandb.sdk.lib.service.service_connection", "wandb")
-    return wandb.errors.Error, service.WandbApiFailedError
+    return wandb.errors.Error, service.WandbApiFailedError, mailbox_closed()
 
 
 def _is_passing(error: BaseException) -> bool:
     """Whether the same read may succeed a little later."""
     wandb = require("wandb", "wandb")
     said_no = (TrackerError, wandb.errors.UsageError, wandb.errors.AuthenticationError)
-    if isinstance(error, said_no) or not isinstance(error, (*_failures(), OSError)):
+    if (
+        _is_service_gone(error)
+        or isinstance(error, said_no)
+        or not isinstance(error, (*_failures(), OSError))
+    ):
         return False
     status, cause = _http_status(error), _cause(error)
     if status:
@@ -89,6 +94,11 @@ def _is_passing(error: BaseException) -> bool:
 
 def _explain(error: Exception, doing: str) -> TrackerError:
     wandb = require("wandb", "wandb")
+    if _is_service_gone(error):
+        return TrackerError(
+            f"W&B cannot be {doing}: its client's own process (wandb-core) has ended.",
+            "Call the same command again; what is on the server is kept.",
+        )
     server, cause = shown(host()), hide_key(_cause(error))
     status = _http_status(error)
     if isinstance(error, wandb.errors.UsageError):
@@ -121,6 +131,11 @@ def _explain(error: Exception, doing: str) -> TrackerError:
             "See that it can be reached (WANDB_BASE_URL, the network), then call the same command again.",
         )
     return TrackerError(f"W&B cannot be {doing}: {cause}.", "Check the name, `wandb login` and the network.")
+
+
+def _is_service_gone(error: BaseException) -> bool:
+    """Whether the process that does the client's requests has died, as when a signal hit it too."""
+    return isinstance(error, mailbox_closed()) or _SERVICE_GONE in str(error)
 
 
 def _http_status(error: BaseException) -> int:

@@ -76,7 +76,7 @@ def write_run(
     # Older clients lack some of these.
     settings = {key: value for key, value in (_SETTINGS | unset).items() if hasattr(current, key)}
     with tempfile.TemporaryDirectory(prefix="surge-publish-") as folder, wandb_errors("written"):
-        with session.changed(_NO_TRIAL):
+        with session.quiet(), session.changed(_NO_TRIAL):
             run = wandb.init(
                 entity=project.entity,
                 project=project.project,

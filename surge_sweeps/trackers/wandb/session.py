@@ -8,7 +8,8 @@ from __future__ import annotations
 import base64
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -17,6 +18,7 @@ from surge_sweeps.extras import require
 
 #: No key is shorter, and replacing a short word would garble a message.
 _SHORTEST_SECRET = 8
+_QUIET_TERMINAL = SimpleNamespace(silent=False, show_info=False, show_warnings=True, show_errors=True)
 
 
 def settings() -> Any:
@@ -86,9 +88,31 @@ def hide_key(text: str) -> str:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No progress display of the client's own on the terminal meanwhile."""
-    with changed({"silent": True}):
-        yield
+    """Nothing of the client's own on the terminal meanwhile, neither its progress nor who is logged in; errors stay."""
+    wandb = require("wandb", "wandb")
+    try:
+        with changed({"silent": True}):
+            wandb.termsetup(_QUIET_TERMINAL, None)
+            yield
+    finally:
+        wandb.termsetup(settings(), None)
+
+
+def end() -> None:
+    """End W&B's own process and the way to it; a process that has died already is no matter.
+
+    Left to Python's exit, its death would end this program with a traceback.
+    """
+    wandb = require("wandb", "wandb")
+    with suppress(OSError, mailbox_closed()):
+        wandb.teardown()
+
+
+def mailbox_closed() -> type[Exception]:
+    """What the client raises when W&B's own process, which does its requests, has died; none of `wandb.errors`."""
+    mailbox = require("wandb.sdk.mailbox", "wandb")
+    found: type[Exception] = mailbox.MailboxClosedError
+    return found
 
 
 @contextmanager

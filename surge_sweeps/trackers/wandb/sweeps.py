@@ -9,16 +9,18 @@ from __future__ import annotations
 import io
 import math
 import os
+import subprocess
+import sys
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import yaml
 
-from surge_sweeps.errors import SurgeError
+from surge_sweeps.errors import SurgeError, TrackerError
 from surge_sweeps.extras import require
 from surge_sweeps.sweep import Sweep
 from surge_sweeps.trackers.wandb.client import (
@@ -27,28 +29,13 @@ from surge_sweeps.trackers.wandb.client import (
     read_again,
     wandb_errors,
 )
+from surge_sweeps.trackers.wandb.session import hide_key, quiet
 
 #: A sweep in one of these states may still hand out cells; the first three are W&B's own words for it.
 UNFINISHED = ("PENDING", "RUNNING", "PAUSED")
-#: A run in one of these states has not ended, or will be started again by the server.
-ACTIVE = ("pending", "running", "preempting")
-REQUEUED = ("preempted",)
-
 _PAGE = 500
 _SET_BY_SWEEP = ("WANDB_ENTITY", "WANDB_PROJECT")
-
-
-class RunState(NamedTuple):
-    """A run of a sweep as a listing shows it.
-
-    Attributes:
-        run: W&B's id. sweep: W&B's id of its sweep. state: W&B's word (`running`, `finished`, `failed`, `crashed`,
-            `killed`, `preempted`, ...).
-    """
-
-    run: str
-    sweep: str
-    state: str
+_OWN_CLIENT = ("WANDB_SERVICE",)
 
 
 @dataclass(frozen=True)
@@ -58,12 +45,15 @@ class RegisteredSweep:
     Attributes:
         id: W&B's id. path: as an agent takes it. state: W&B's word, in capitals.
         definition: the grid, or None if it is none that this tool could have written.
+        created_at: when it was registered, in W&B's words, which sort by time. url: its page.
     """
 
     id: str
     path: str
     state: str
     definition: Sweep | None
+    created_at: str = ""
+    url: str = ""
 
     @cached_property
     def _trial_ids(self) -> Mapping[tuple[float, float, float], str]:
@@ -131,10 +121,43 @@ def register(project: WandbProject, sweep: Sweep) -> str:
     """
     wandb = require("wandb", "wandb")
     # The function prints the id and sets the project in this process's environment: neither is asked for here.
-    with wandb_errors("told of the sweep"), _environment_kept(), redirect_stdout(io.StringIO()):
+    with wandb_errors("told of the sweep"), quiet(), _environment_kept(), redirect_stdout(io.StringIO()):
         # It also calls what it deprecates itself.
         warnings.simplefilter("ignore", DeprecationWarning)
         return str(wandb.sweep(sweep.to_dict(), entity=project.entity, project=project.project))
+
+
+def stop(path: str) -> None:
+    """Let a sweep hand out nothing more, by W&B's own command; runs that go on are left alone.
+
+    Raises:
+        TrackerError: the server is away or refuses.
+    """
+    # What W&B's client offers for this in Python is not public.
+    command = [sys.executable, "-m", "wandb", "sweep", "--stop", path]
+    # This process's client would have to outlive the command.
+    environment = {name: value for name, value in os.environ.items() if name not in _OWN_CLIENT}
+    done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    if done.returncode:
+        said = hide_key(" ".join((done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]))
+        raise TrackerError(
+            f"the sweep {path} cannot be stopped: {said or f'exit code {done.returncode}'}.",
+            f"Stop it with: wandb sweep --stop {path}   then call the same command again.",
+        )
+
+
+def agent_heartbeats(api: Any, project: WandbProject, sweep: str) -> dict[str, str]:
+    """The agents that ever worked on a sweep (W&B's id) -> when each was last heard of, in W&B's words.
+
+    Raises:
+        TrackerError: the server is away or refuses.
+    """
+
+    def listed() -> dict[str, str]:
+        agents = api.sweep(f"{project.path}/{sweep}").agents()
+        return {str(agent.id): str(agent.heartbeat_at) for agent in agents}
+
+    return read_again("read", listed)
 
 
 @contextmanager
@@ -172,6 +195,8 @@ def list_sweeps(api: Any, project: WandbProject) -> list[RegisteredSweep]:
             f"{project.path}/{sweep.id}",
             str(sweep.state).upper(),
             _definition(sweep.config),
+            str(sweep.created_at),
+            str(sweep.url),
         )
         for sweep in found
     ]
@@ -183,77 +208,3 @@ def _definition(config: object) -> Sweep | None:
         return Sweep.from_yaml(yaml.safe_dump(config))
     except SurgeError:
         return None
-
-
-def preempted_runs(api: Any, project: WandbProject) -> frozenset[str]:
-    """W&B's ids of the project's runs that were preempted and that no agent has gone on with.
-
-    Raises:
-        TrackerError: the server is away or refuses.
-    """
-    return frozenset(str(run.id) for run in _runs(api, project, {"state": {"$in": list(REQUEUED)}}))
-
-
-def run_states(api: Any, project: WandbProject, sweeps: Iterable[str]) -> list[RunState]:
-    """The runs of some sweeps (W&B's ids), oldest first; light: neither configurations nor metrics are fetched.
-
-    Raises:
-        TrackerError: the server is away or refuses.
-    """
-    return [
-        RunState(str(run.id), str(run.sweep_name), str(run.state)) for run in _runs(api, project, _of(sweeps))
-    ]
-
-
-def logged_metrics(api: Any, project: WandbProject, sweeps: Iterable[str]) -> dict[str, frozenset[str]]:
-    """W&B's run id -> names of the metrics it has logged so far, for every run of some sweeps.
-
-    Raises:
-        TrackerError: the server is away or refuses.
-    """
-    found = {}
-    for run in _runs(api, project, _of(sweeps), lazy=False):
-        # A metric may be kept out of the summary, and a summary may be ahead of the history's keys.
-        names = {*run.summary_metrics, *((getattr(run, "history_keys", None) or {}).get("keys") or {})}
-        found[str(run.id)] = frozenset(name for name in map(str, names) if not name.startswith("_"))
-    return found
-
-
-def handed_out(
-    api: Any, project: WandbProject, sweeps: Iterable[RegisteredSweep]
-) -> dict[str, frozenset[str]]:
-    """W&B's id of each sweep -> ids of the trials that have a run in it and will not be handed out again.
-
-    Preempted runs do not count: the server gives those to the next agent.
-
-    Raises:
-        TrackerError: the server is away or refuses.
-    """
-    wanted = {sweep.id: sweep for sweep in sweeps}
-    found: dict[str, set[str]] = {sweep: set() for sweep in wanted}
-    for run in _runs(api, project, _of(wanted), lazy=False):
-        trial = wanted[str(run.sweep_name)].trial_of(run.config)
-        if trial is not None and str(run.state) not in REQUEUED:
-            found[str(run.sweep_name)].add(trial)
-    return {sweep: frozenset(trials) for sweep, trials in found.items()}
-
-
-def _of(sweeps: Iterable[str]) -> dict[str, object]:
-    # An empty "or" would match every run.
-    return {"$or": [{"sweep": sweep} for sweep in sweeps] or [{"sweep": ""}]}
-
-
-def _runs(api: Any, project: WandbProject, filters: Mapping[str, object], *, lazy: bool = True) -> list[Any]:
-    """The runs that pass; none where there is no such project."""
-
-    def listed() -> list[Any]:
-        # The API object answers the same question from memory otherwise.
-        api.flush()
-        return list(
-            api.runs(project.path, filters=dict(filters), order="+created_at", per_page=_PAGE, lazy=lazy)
-        )
-
-    try:
-        return read_again("read", listed)
-    except ValueError:
-        return []
