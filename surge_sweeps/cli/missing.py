@@ -156,18 +156,19 @@ def _table(project: str, standings: Sequence[_Standing]) -> Table:
     table.add_column("sweep file", overflow="fold")
     for heading in ("planned", *_COUNTS):
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("of these")
+    of_all = sum((standing.of_missing for standing in standings), Counter[str]())
+    if of_all.total():
+        table.add_column("of these")
     rows = [
         [len(standing.sweep.trials()), *(standing.counts[name] for name in _COUNTS)] for standing in standings
     ]
     for standing, row in zip(standings, rows, strict=True):
-        table.add_row(escape(str(standing.file)), *_cells(row), _of_missing(standing.of_missing))
+        details = [_of_missing(standing.of_missing)] if of_all.total() else []
+        table.add_row(escape(str(standing.file)), *_cells(row), *details)
     if len(rows) > 1:
         table.add_section()
-        of_all = sum((standing.of_missing for standing in standings), Counter[str]())
-        table.add_row(
-            "all", *_cells([sum(column) for column in zip(*rows, strict=True)]), _of_missing(of_all)
-        )
+        details = [_of_missing(of_all)] if of_all.total() else []
+        table.add_row("all", *_cells([sum(column) for column in zip(*rows, strict=True)]), *details)
     return table
 
 
