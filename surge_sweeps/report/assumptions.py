@@ -44,12 +44,12 @@ _DIVERGED = "Runs that diverged count as such; they are not left out."
 def read_as_sentence(read_as: Mapping[str, str]) -> str:
     """Under which names the runs were read; see `LossCurves.read_as`.
 
-    >>> read_as_sentence({"logged by": "Transformers", "loss": "eval/loss", "learning rate": "learning_rate"})
-    'The runs were read under these names (logged by Transformers): loss = eval/loss; learning rate = learning_rate.'
+    >>> read_as_sentence({"names of": "Transformers", "loss": "eval/loss", "learning rate": "learning_rate"})
+    'The runs were read under these names (those of Transformers): loss = eval/loss; learning rate = learning_rate.'
     """
-    origin = read_as.get("logged by", "")
-    names = "; ".join(f"{part} = {name}" for part, name in read_as.items() if part != "logged by")
-    return f"The runs were read under these names{f' (logged by {origin})' if origin else ''}: {names}."
+    origin = read_as.get("names of", "")
+    names = "; ".join(f"{part} = {name}" for part, name in read_as.items() if part != "names of")
+    return f"The runs were read under these names{f' (those of {origin})' if origin else ''}: {names}."
 
 
 def assumptions_of(fit: SurgeFit) -> tuple[str, ...]:

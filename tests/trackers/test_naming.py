@@ -196,7 +196,7 @@ def test_each_framework_is_read_under_its_own_names(name: str) -> None:
     store = Store()
     store.log(params, rows)
     curves = store.read(**options)
-    assert curves.read_as["logged by"] == name
+    assert curves.read_as["names of"] == name
     assert chosen(curves) == expected
     assert steps_of(curves) == steps
     assert curves.points["examples"].iloc[-1] == examples
@@ -505,7 +505,7 @@ def test_two_frameworks_on_a_par_are_an_error() -> None:
     store.log(*FRAMEWORKS["nanoGPT"][:2])
     with pytest.raises(AmbiguousNameError, match="--loss-column eval/loss, --loss-column val/loss"):
         store.read()
-    assert store.read(loss="val/loss").read_as["logged by"] == "nanoGPT"
+    assert store.read(loss="val/loss").read_as["names of"] == "nanoGPT"
 
 
 def test_launched_scripts_on_a_framework_keep_our_settings_and_its_steps() -> None:
@@ -545,7 +545,7 @@ def test_transformers_on_a_store_of_steps() -> None:
     rows = [{"_step": step, "loss": 2.0, "eval_loss": 1.9, "learning_rate": 1e-4} for step in (10, 20)]
     store.log(HF | {"world_size": 1}, rows)
     curves = store.read(own_step=True)
-    assert curves.read_as["logged by"] == "Transformers"
+    assert curves.read_as["names of"] == "Transformers"
     assert (curves.loss_name, steps_of(curves)) == ("eval_loss", [10, 20])
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from surge_sweeps.curves import Problem
-from surge_sweeps.errors import SurgeError, UnknownNameError
+from surge_sweeps.errors import SurgeError
 from surge_sweeps.trackers.naming import aliases
 from surge_sweeps.trackers.naming.factors import Factors, factors_of
 from surge_sweeps.trackers.naming.frameworks import BatchKeys, Framework
-from surge_sweeps.trackers.naming.names import AmbiguousNameError, Product, parse_product
+from surge_sweeps.trackers.naming.names import AmbiguousNameError, NothingLikeItError, Product, parse_product
 from surge_sweeps.trackers.naming.parameters import Settings, choose_sequence_length, differing, listed
 
 _WHAT = ("batch size", "batch_size")
@@ -23,7 +23,7 @@ def choose_batch(settings: Settings, asked: str | None, batch_unit: str, problem
         problems: what is worth telling is added.
 
     Raises:
-        UnknownNameError: none is. AmbiguousNameError: several may be, or the number of processes or the accumulation
+        NothingLikeItError: none is. AmbiguousNameError: several may be, or the number of processes or the accumulation
             is left open. SurgeError: what the framework records counts tokens, and examples are asked for.
     """
     if asked is not None:
@@ -45,7 +45,7 @@ def choose_batch(settings: Settings, asked: str | None, batch_unit: str, problem
         return _without_factors(settings, Product((plain,)), problems)
     micro = settings.one_of(aliases.MICRO_BATCH, *_WHAT)
     if micro is None:
-        raise UnknownNameError("parameter", "batch_size", settings.names)
+        raise NothingLikeItError("a batch size", "batch_size", settings.names)
     return _of_all_processes(settings, _accumulated(settings, Product((micro,))))
 
 

@@ -163,10 +163,9 @@ def _ignored(settings: Settings, lr: str, seed: str, factors: Sequence[str]) -> 
 def _in_words(names: ReadNames, kind: LoggedBy, why: str, settings: Settings) -> dict[str, str]:
     seed = names.seed if names.seed in settings.names else "not recorded"
     written = any(names.examples in run.metrics for run in settings.runs)
-    logged_by = [OWN_RECORD] if kind.own else []
-    logged_by += [kind.framework.name] if kind.framework else []
-    return {
-        "logged by": " and ".join(logged_by) or "unknown",
+    origins = [OWN_RECORD] if kind.own else []
+    origins += [kind.framework.name] if kind.framework else []
+    return ({"names of": " and ".join(origins)} if origins else {}) | {
         "loss": names.loss,
         "learning rate": names.lr,
         "batch size": str(names.batch),

@@ -13,7 +13,7 @@ from surge_sweeps.errors import SurgeError, UnknownNameError
 from surge_sweeps.trackers.base import EVAL_LOSS, TRAIN_LOSS
 from surge_sweeps.trackers.naming.frameworks import FRAMEWORKS, Framework
 from surge_sweeps.trackers.naming.loss_names import Kind, is_aggregate, is_loss, kind_of, surplus, words
-from surge_sweeps.trackers.naming.names import AmbiguousNameError
+from surge_sweeps.trackers.naming.names import AmbiguousNameError, NothingLikeItError
 from surge_sweeps.trackers.stored_runs import StoredRun
 
 #: How many points a loss has to have in most runs to be preferred to one that has a single one.
@@ -100,7 +100,7 @@ def _declared(runs: Sequence[StoredRun], framework: Framework) -> str | None:
 def _no_loss(names: set[str]) -> SurgeError:
     aggregates = sorted(name for name in names if is_loss(name) and is_aggregate(name))
     if not aggregates:
-        return UnknownNameError("metric", EVAL_LOSS, names)
+        return NothingLikeItError("a loss", "loss", names)
     return AmbiguousNameError(
         "no metric is the loss at its step: by their names those there are extremes, smoothed or averages of an epoch.",
         "loss",

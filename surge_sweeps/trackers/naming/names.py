@@ -44,6 +44,24 @@ class AmbiguousNameError(SurgeError):
         self.candidates = tuple(candidates)
 
 
+class NothingLikeItError(UnknownNameError):
+    """Nothing in the runs is called like a thing that is needed.
+
+    Args:
+        what: the thing, with its article. option: the field of `ReadOptions` that names it. valid: what there is.
+
+    >>> str(NothingLikeItError("a batch size", "batch_size", ["data.bs", "lr"]))
+    'the runs have nothing that is called like a batch size. Name it: --batch-column NAME. They have: data.bs, lr.'
+    """
+
+    def __init__(self, what: str, option: str, valid: Iterable[str]) -> None:
+        super().__init__(what, option, valid)
+        flag = column_flag({"batch_size": "batch"}.get(option, option))
+        self.what = f"the runs have nothing that is called like {what}."
+        self.hint = f"Name it: {flag} NAME. They have: {', '.join(self.valid) or 'nothing'}."
+        self.args = (f"{self.what} {self.hint}",)
+
+
 def number(text: str | None) -> float | None:
     """The number that a setting's text is, or None.
 

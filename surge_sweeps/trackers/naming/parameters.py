@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from surge_sweeps.curves import Problem
-from surge_sweeps.errors import UnknownNameError
 from surge_sweeps.trackers.naming import aliases
 from surge_sweeps.trackers.naming.aliases import all_matching, matching
 from surge_sweeps.trackers.naming.frameworks import Framework
-from surge_sweeps.trackers.naming.names import AmbiguousNameError, number
+from surge_sweeps.trackers.naming.names import AmbiguousNameError, NothingLikeItError, number
 from surge_sweeps.trackers.stored_runs import StoredRun
 
 
@@ -138,7 +137,7 @@ def choose_lr(settings: Settings, asked: str | None, problems: list[Problem]) ->
     """The setting that holds the learning rate.
 
     Raises:
-        UnknownNameError: none does. AmbiguousNameError: several may, and they differ.
+        NothingLikeItError: none does. AmbiguousNameError: several may, and they differ.
     """
     if asked is not None:
         return asked
@@ -156,7 +155,7 @@ def choose_lr(settings: Settings, asked: str | None, problems: list[Problem]) ->
     preferred = "lr" if "lr" in settings.names else None
     found_alias = settings.one_of(aliases.LR, "learning rate", "lr", preferred, problems) or preferred
     if found_alias is None:
-        raise UnknownNameError("parameter", "lr", settings.names)
+        raise NothingLikeItError("a learning rate", "lr", settings.names)
     return found_alias
 
 
