@@ -1,4 +1,4 @@
-"""Fixtures for everything that talks to Weights & Biases: a test server on loopback and the real command line."""
+"""How the suite runs, and fixtures for everything that talks to Weights & Biases: a test server on loopback and the real command line."""
 
 from __future__ import annotations
 
@@ -8,8 +8,13 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from wandb_server import WandbServer
 from wandb_server.clients import child_environment, client_environment, kill_session, wandb_command
+
+# How long one example takes depends on what else runs on the machine: no test of ours is one of speed.
+settings.register_profile("suite", deadline=None)
+settings.load_profile("suite")
 
 WandbCli = Callable[..., "subprocess.CompletedProcess[str]"]
 WandbPopen = Callable[..., "subprocess.Popen[str]"]

@@ -201,7 +201,8 @@ def test_a_stopped_launch_leaves_nothing_behind_and_the_next_one_finishes(
     wait_for(lambda: scripts(folder) or process.poll() is not None)
     # What closing the terminal sends.
     process.send_signal(signal.SIGHUP)
-    output, _ = process.communicate(timeout=60)
+    # On a busy machine W&B's client may take its full minute to give up on a request.
+    output, _ = process.communicate(timeout=150)
     assert process.returncode == 130, output
     assert "Call the same command again" in output
     assert "Traceback" not in output
