@@ -1,4 +1,4 @@
-"""How the suite runs, and fixtures for everything that talks to Weights & Biases: a test server on loopback and the real command line."""
+"""How the suite runs, and fixtures for W&B: a test server on loopback and the real command line."""
 
 from __future__ import annotations
 
