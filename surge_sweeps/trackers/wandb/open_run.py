@@ -194,16 +194,7 @@ def _states(api: Any, path: str, ids: Sequence[str]) -> list[tuple[str, str]]:
 def _settings(wandb: Any) -> Any:
     """Settings that keep the client to the record: no capture of the terminal, no system metrics, no files of code."""
     wanted: dict[str, object] = {
-        "silent": True,
-        "console": "off",
-        "disable_git": True,
-        "disable_code": True,
-        "disable_job_creation": True,
-        "x_disable_stats": True,
-        "x_disable_meta": True,
-        "x_disable_machine_info": True,
-        "x_save_requirements": False,
-        "finish_timeout_raises": True,
+        **session.RECORD_ONLY,
     }
     if "WANDB_FINISH_TIMEOUT" not in os.environ:
         wanted["finish_timeout"] = FINISH_TIMEOUT_S

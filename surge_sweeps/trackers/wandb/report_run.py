@@ -31,19 +31,6 @@ ARTIFACT_TYPE = "surge-fit"
 #: Seconds for the artifact to be committed.
 _COMMIT_SECONDS = 300
 
-#: Nothing about the machine belongs to a result, nor anything on the terminal.
-_SETTINGS: dict[str, object] = {
-    "silent": True,
-    "console": "off",
-    "disable_git": True,
-    "disable_code": True,
-    "disable_job_creation": True,
-    "x_disable_stats": True,
-    "x_disable_meta": True,
-    "x_disable_machine_info": True,
-    "x_save_requirements": False,
-    "finish_timeout_raises": True,
-}
 #: Where the server goes away, W&B's own bounds would have its client try for hours; what the user set stays.
 _BOUNDS: dict[str, float] = {
     "finish_timeout": 300,
@@ -74,7 +61,9 @@ def write_run(
     current = session.settings()
     unset = {key: bound for key, bound in _BOUNDS.items() if not getattr(current, key, None)}
     # Older clients lack some of these.
-    settings = {key: value for key, value in (_SETTINGS | unset).items() if hasattr(current, key)}
+    settings = {
+        key: value for key, value in ({**session.RECORD_ONLY, **unset}).items() if hasattr(current, key)
+    }
     with tempfile.TemporaryDirectory(prefix="surge-publish-") as folder, wandb_errors("written"):
         with session.quiet(), session.changed(_NO_TRIAL):
             run = wandb.init(

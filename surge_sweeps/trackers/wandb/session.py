@@ -20,6 +20,20 @@ from surge_sweeps.extras import require
 _SHORTEST_SECRET = 8
 _QUIET_TERMINAL = SimpleNamespace(silent=False, show_info=False, show_warnings=True, show_errors=True)
 
+#: Settings that keep a run of ours to the record: no capture of the terminal, no system metrics, no files of code.
+RECORD_ONLY: Mapping[str, object] = {
+    "silent": True,
+    "console": "off",
+    "disable_git": True,
+    "disable_code": True,
+    "disable_job_creation": True,
+    "x_disable_stats": True,
+    "x_disable_meta": True,
+    "x_disable_machine_info": True,
+    "x_save_requirements": False,
+    "finish_timeout_raises": True,
+}
+
 
 def settings() -> Any:
     """The client's settings in this process: what the environment and its settings files say.
