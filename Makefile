@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 INPUTS := pyproject.toml constraints.txt
 # Tests of servers and agents mostly wait, so more of them than cores run at a time.
-JOBS := 3
+JOBS := 4
 
 .PHONY: demo test test-tree test-wheel lint format bench reference clean
 

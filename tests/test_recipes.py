@@ -268,7 +268,7 @@ def test_framework(
     program: str, step: str, wandb_server: WandbServer, start_sweep: Callable, wandb_popen: Callable
 ) -> None:
     pytest.importorskip("transformers" if "transformers" in program else "lightning")
-    cells = Cells((0.001, 0.003), (16, 32))
+    cells = Cells((0.003,), (16, 32))  # one micro-batch a step, and two
     runs = logged_runs(wandb_server, cells, run_agents(wandb_popen, start_sweep(program, cells)))
     for run in runs:
         losses = run.losses(step)

@@ -437,7 +437,7 @@ def test_what_cannot_run_is_refused_before_anything_is_registered(
 def test_a_built_in_trial_that_is_stopped_is_gone_on_with_as_the_same_run(
     folder: Path, wandb_server: WandbServer, command: Callable[..., subprocess.Popen[str]]
 ) -> None:
-    constants = {"workload": "digits", "model": "mlp", "optimizer": "adamw", "max_steps": 3000}
+    constants = {"workload": "digits", "model": "mlp", "optimizer": "adamw", "max_steps": 1500}
     Sweep(lr=(0.001,), batch_size=(8,), seed=(0,), constants=constants).write(folder / "digits.yaml")
     arguments = ("launch", "digits.yaml", "--tracker=wandb", "--project=study")
     process = command(*arguments)
@@ -451,7 +451,7 @@ def test_a_built_in_trial_that_is_stopped_is_gone_on_with_as_the_same_run(
     assert again.returncode == 0, output
     assert "Next: surge-report test-entity/study" in output
     (run,) = wandb_server.runs
-    assert (run.state, run.history.last_step) == ("finished", 3000)
+    assert (run.state, run.history.last_step) == ("finished", 1500)
 
 
 @pytest.mark.slow

@@ -108,7 +108,7 @@ def assert_key_is_nowhere(folder: Path, key: str) -> None:
 def test_a_run_that_makes_room_goes_on_elsewhere_with_the_same_bits(
     wandb_server: WandbServer, wandb_cli: Cli, wandb_popen: Popen, tmp_path: Path
 ) -> None:
-    parameters = {"lr": 0.002, "batch_size": 16, "seed": 3, "max_steps": 6000}
+    parameters = {"lr": 0.002, "batch_size": 16, "seed": 3, "max_steps": 3000}
     path = register(wandb_cli, {name: {"value": value} for name, value in parameters.items()})
     shared = tmp_path / "shared"
     environment = PROMPT | {"SURGE_CHECKPOINT_DIR": str(shared)}

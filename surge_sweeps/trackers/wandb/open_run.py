@@ -193,9 +193,7 @@ def _states(api: Any, path: str, ids: Sequence[str]) -> list[tuple[str, str]]:
 
 def _settings(wandb: Any) -> Any:
     """Settings that keep the client to the record: no capture of the terminal, no system metrics, no files of code."""
-    wanted: dict[str, object] = {
-        **session.RECORD_ONLY,
-    }
+    wanted = dict(session.RECORD_ONLY)
     if "WANDB_FINISH_TIMEOUT" not in os.environ:
         wanted["finish_timeout"] = FINISH_TIMEOUT_S
     # Older clients wait at the end for as long as it takes.
