@@ -450,7 +450,7 @@ def test_bad_steps_are_counted_by_kind(tmp_path: Path) -> None:
         (b'lr,batch_size,loss\n1,"8,1\n', "t.csv", "EOF inside string"),
         (b"PAR1 and no more", "t.parquet", "no readable Parquet"),
         (b"lr,batch_size,loss\n1,8,1\n", "t.parquet", "no readable Parquet"),
-        (gzip.compress(b"lr,batch_size,loss\n1,8,1\n")[:20], "t.csv.gz", "cannot be read"),
+        (gzip.compress(b"lr,batch_size,loss\n1,8,1\n", mtime=0)[:20], "t.csv.gz", "cannot be read"),
         (b"lr,batch_size,loss\nx,8,1\n", "t.csv", "no row of the table can be used: 1 row left out, 'lr' is not"),
         (b"lr,lr,batch_size,loss\n1,1,8,1\n", "t.csv", "'lr' stands 2 times"),
         (b"learning rate,batch_size,loss\n1,8,1\n", "t.csv", "--lr-column 'lr'. Valid: batch_size, learning rate, l"),
