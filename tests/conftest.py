@@ -1,16 +1,23 @@
-"""How the suite runs, and fixtures for W&B: a test server on loopback and the real command line."""
+"""How the suite runs, and servers for its tests, all on loopback.
+
+W&B: a test server and the real command line. MLflow: a real `mlflow server`, and PostgreSQL.
+"""
 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from mlflow_stores import MlflowServer, Postgres, postgres_missing
 from wandb_server import WandbServer
 from wandb_server.clients import child_environment, client_environment, kill_session, wandb_command
+
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 
 # How long one example takes depends on what else runs on the machine: no test of ours is one of speed.
 settings.register_profile("suite", deadline=None)
@@ -83,3 +90,50 @@ def wandb_popen(wandb_server: WandbServer, tmp_path: Path) -> Iterator[WandbPope
         kill_session(process)
         if process.stdout:
             process.stdout.close()
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow store in SQLite with nothing in it, to copy: MLflow takes seconds to make one."""
+    pytest.importorskip("mlflow")
+    from surge_sweeps.trackers.mlflow.client import connect
+
+    path = tmp_path_factory.mktemp("template") / "mlflow.db"
+    connect(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A real PostgreSQL cluster for the whole session; each test makes a database of its own there."""
+    pytest.importorskip("mlflow")
+    if why := postgres_missing():
+        pytest.skip(why)
+    with Postgres() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def postgres_uri(postgres: Postgres) -> str:
+    """An MLflow store of the test's own in PostgreSQL."""
+    return postgres.database()
+
+
+@pytest.fixture(scope="session")
+def shared_server(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
+    """One real `mlflow server` on SQLite for the whole session, since it takes seconds to start.
+
+    A test that uses it takes an experiment of a name of its own and leaves the server running.
+    """
+    folder = tmp_path_factory.mktemp("shared-server")
+    store = shutil.copy(empty_store, folder / "mlflow.db")
+    with MlflowServer(f"sqlite:///{store}", folder) as server:
+        yield server
+
+
+@pytest.fixture
+def mlflow_server(empty_store: Path, tmp_path: Path) -> Iterator[MlflowServer]:
+    """A real `mlflow server` of the test's own, which it may kill and start again; its store is empty."""
+    store = shutil.copy(empty_store, tmp_path / "mlflow.db")
+    with MlflowServer(f"sqlite:///{store}", tmp_path) as server:
+        yield server

@@ -1,8 +1,7 @@
-"""Real MLflow stores in temporary folders; the database is made once and copied, since MLflow takes seconds for it."""
+"""Real MLflow stores in temporary folders, and what programs log there."""
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,21 +9,12 @@ from typing import Any
 
 import pytest
 
-os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 pytest.importorskip("mlflow")
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 
 from surge_sweeps.trackers.base import RunRecord
-from surge_sweeps.trackers.mlflow.client import connect
-
-
-@pytest.fixture(scope="session")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("template") / "mlflow.db"
-    connect(f"sqlite:///{path}")
-    return path
 
 
 @pytest.fixture

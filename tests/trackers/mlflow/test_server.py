@@ -2,67 +2,25 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from mlflow_stores import MlflowServer
 
 from surge_sweeps.errors import TrackerError, UnknownNameError
 from surge_sweeps.trackers import collect, open_tracker
 from surge_sweeps.trackers.base import RunRecord
 
-START_LIMIT_S = 60.0
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
-
-
-@pytest.fixture
-def server(database: Path, tmp_path: Path) -> Iterator[str]:
-    port = free_port()
-    command = [
-        sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{database}",
-        "--artifacts-destination", str(tmp_path / "artifacts"), "--host", "127.0.0.1", "--port", str(port),
-        "--workers", "1",
-    ]  # fmt: skip
-    settings = os.environ | {
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-    }
-    process = subprocess.Popen(
-        command, env=settings, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        wait_for(f"http://127.0.0.1:{port}/health", process)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(timeout=30)
-
-
-def wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + START_LIMIT_S
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            with urllib.request.urlopen(url, timeout=1):
-                return
-        except OSError:
-            time.sleep(0.1)
-    pytest.skip("the MLflow server did not start in time")
-
 
 def test_a_sweep_through_a_server_reads_like_the_file_behind_it(
-    server: str, uri: str, record: Callable[..., RunRecord], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    mlflow_server: MlflowServer,
+    record: Callable[..., RunRecord],
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
+    server = mlflow_server.uri
     tracker = open_tracker("mlflow", "demo", server)
     tracker.open_sweep("s1", "digits", {"name": "digits"})
     broken = record("t2", "diverged", lr=9.0)
@@ -80,7 +38,7 @@ def test_a_sweep_through_a_server_reads_like_the_file_behind_it(
 
     through_server = collect("demo", uri=server, cache_dir=tmp_path / "cache")
     again = collect("demo", uri=server, cache_dir=tmp_path / "cache")
-    direct = collect("demo", uri=uri)
+    direct = collect("demo", uri=mlflow_server.store)
     for curves in (through_server, again):
         pd.testing.assert_frame_equal(curves.runs, direct.runs)
         pd.testing.assert_frame_equal(curves.points, direct.points)
