@@ -8,7 +8,7 @@ from __future__ import annotations
 from surge_sweeps.curves import LossCurves
 from surge_sweeps.trackers.assemble import Origin, assemble
 from surge_sweeps.trackers.base import ReadOptions
-from surge_sweeps.trackers.mlflow.sql import open_store
+from surge_sweeps.trackers.mlflow.database.sqlite import open_sqlite
 from surge_sweeps.trackers.mlflow.uri import absolute_uri, display_uri, resolve_uri, sqlite_path
 from surge_sweeps.trackers.stored_runs import StoredRun
 
@@ -27,7 +27,7 @@ class MlflowReader:
         """Every run of an experiment that is no parent and no report, without its points; raises as `collect` does."""
         path = sqlite_path(self._uri)
         if path is not None:
-            with open_store(path) as store:
+            with open_sqlite(path) as store:
                 return store.runs(store.experiment_id(project))
         from surge_sweeps.trackers.mlflow.rest import ClientStore
 
@@ -47,7 +47,7 @@ class MlflowReader:
         path = sqlite_path(self._uri)
         shown = f"mlflow {display_uri(self._uri)}"
         if path is not None:
-            with open_store(path) as store:
+            with open_sqlite(path) as store:
                 number = store.experiment_id(project)
                 origin = Origin(
                     project, shown, ("mlflow", absolute_uri(self._uri), str(number)), own_step=True

@@ -18,6 +18,7 @@ from surge_sweeps.extras import require
 from surge_sweeps.trackers.base import RunRecord, RunWriter, Scalar, ScriptRun
 from surge_sweeps.trackers.mlflow.buffer import BufferedRun, now_ms
 from surge_sweeps.trackers.mlflow.client import connect, quoted, search_all_runs, store_errors
+from surge_sweeps.trackers.mlflow.database.sqlite import open_sqlite
 from surge_sweeps.trackers.mlflow.file import FileGuard, is_missing
 from surge_sweeps.trackers.mlflow.record import (
     TAG_KIND,
@@ -34,7 +35,6 @@ from surge_sweeps.trackers.mlflow.record import (
 )
 from surge_sweeps.trackers.mlflow.runs import unknown_experiment
 from surge_sweeps.trackers.mlflow.script import MlflowScriptRun
-from surge_sweeps.trackers.mlflow.sql import open_store
 from surge_sweeps.trackers.mlflow.uri import absolute_uri, resolve_uri, sqlite_path
 from surge_sweeps.trackers.trial_runs import run_name
 
@@ -259,7 +259,7 @@ class MlflowTracker:
 
 
 def _done_in_file(path: Path, project: str) -> dict[str, Status]:
-    with open_store(path) as store:
+    with open_sqlite(path) as store:
         try:
             experiment_id = store.experiment_id(project)
         except UnknownNameError:  # made with the first sweep

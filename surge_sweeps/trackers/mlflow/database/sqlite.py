@@ -31,7 +31,7 @@ _LOCK_WAIT_S = 60.0
 
 
 @contextmanager
-def open_store(path: Path) -> Iterator[SqliteStore]:
+def open_sqlite(path: Path) -> Iterator[SqliteStore]:
     """Open the store for reading.
 
     Raises:

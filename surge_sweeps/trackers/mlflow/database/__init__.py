@@ -1,0 +1,1 @@
+"""Reading an MLflow store straight from its database, read-only: SQLite and PostgreSQL."""
