@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 from pathlib import Path
-from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 from surge_sweeps.errors import TrackerError
+from surge_sweeps.trackers.probe import connection_failure
 
 #: Used when neither the caller nor MLFLOW_TRACKING_URI names a store; the same default as MLflow's own.
 DEFAULT_URI = "sqlite:///mlflow.db"
@@ -20,7 +18,6 @@ DEFAULT_URI = "sqlite:///mlflow.db"
 _SQLITE = re.compile(r"sqlite(?:\+\w+)?:///(?P<path>[^?]*)(?:\?.*)?", re.DOTALL)
 #: A password may hold anything but "@", as SQLAlchemy takes it; a host with a port and a path is none.
 _CREDENTIALS = re.compile(r"(://)(?:[^\s/?#@:]*:(?!\d+(?:[/?#]|$))[^\s@]*@|[^\s/?#]*@)")
-_PROBE_TIMEOUT_S = 5.0
 
 
 def resolve_uri(uri: str | None) -> str:
@@ -91,15 +88,7 @@ def probe_server(uri: str) -> None:
     Raises:
         TrackerError: no connection within five seconds.
     """
-    parts = urlsplit(uri)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        return
-    if parts.scheme in getproxies() and not proxy_bypass(parts.hostname):
-        return
-    try:
-        port = parts.port or (443 if parts.scheme == "https" else 80)
-        socket.create_connection((parts.hostname, port), timeout=_PROBE_TIMEOUT_S).close()
-    except (OSError, ValueError) as error:
+    if (error := connection_failure(uri)) is not None:
         raise TrackerError(
             f"no MLflow server answers at {display_uri(uri)} ({error}).",
             "Start it, or mend the address (MLFLOW_TRACKING_URI); then call the same command again.",

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import importlib.util
 import re
-import socket
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 from surge_sweeps.errors import SurgeError, TrackerError
 from surge_sweeps.extras import require
+from surge_sweeps.trackers.probe import connection_failure
 from surge_sweeps.trackers.wandb import session
 from surge_sweeps.trackers.wandb.failures import read_again, wandb_errors
 
@@ -27,8 +26,6 @@ __all__ = [
     "wandb_errors",
     "with_entity",
 ]
-
-_PROBE_TIMEOUT_S = 5.0
 
 #: Bounds for W&B's own process, which does the requests: it ends them itself, and says so. (Its defaults hold a
 #: download for hours where a server is down.) What the user has set stays.
@@ -159,13 +156,7 @@ def _probe(address: str) -> None:
     Raises:
         TrackerError: no connection within five seconds.
     """
-    parts = urlsplit(address)
-    if not parts.hostname or (parts.scheme in getproxies() and not proxy_bypass(parts.hostname)):
-        return
-    try:
-        port = parts.port or (443 if parts.scheme == "https" else 80)
-        socket.create_connection((parts.hostname, port), timeout=_PROBE_TIMEOUT_S).close()
-    except (OSError, ValueError) as error:
+    if (error := connection_failure(address)) is not None:
         raise TrackerError(
             f"no W&B server answers at {session.shown(address)} ({error}).",
             "See that the address is right (WANDB_BASE_URL) and can be reached, then call the same command again.",
