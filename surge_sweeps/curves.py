@@ -66,6 +66,7 @@ class LossCurves:
         batch_unit: what `batch_size` and `examples` count.
         observable: what was recorded of every run; `points` is empty unless it is `loss_curve`.
         read_as: what the tracker's names were taken for, in words: "learning rate" -> "optim.lr" and the like.
+        route: by what way the points were read, in words; empty where there is but one.
     """
 
     runs: pd.DataFrame
@@ -77,6 +78,7 @@ class LossCurves:
     batch_unit: Literal["examples", "sequences", "tokens"] = "examples"
     observable: Observable = "loss_curve"
     read_as: Mapping[str, str] = field(default_factory=dict)
+    route: str = ""
 
     def results(self) -> LossCurves:
         """Only the runs that ended with a result: finished, diverged or capped."""
@@ -103,6 +105,7 @@ def build_curves(
     batch_unit: Literal["examples", "sequences", "tokens"] = "examples",
     observable: Observable = "loss_curve",
     read_as: Mapping[str, str] | None = None,
+    route: str = "",
 ) -> LossCurves:
     """Check, sort and repair raw tables into `LossCurves`.
 
@@ -110,8 +113,8 @@ def build_curves(
         runs: at least the columns `RUN_COLUMNS`.
         points: at least `run`, `step` and `loss`; a missing `examples` is filled with step times batch size. Of
             several rows with the same run and step the last one wins, and the number dropped is a problem.
-        problems: those met before, which stay in front. project, source, loss_name, batch_unit, observable, read_as:
-            see `LossCurves`.
+        problems: those met before, which stay in front. project, source, loss_name, batch_unit, observable, read_as,
+            route: see `LossCurves`.
 
     Raises:
         SurgeError: a required column is missing, or a run name stands twice.
@@ -142,7 +145,7 @@ def build_curves(
     points["examples"] = points["examples"].astype(float)
     points = points[list(POINT_COLUMNS)]
     return LossCurves(
-        runs, points, tuple(found), project, source, loss_name, batch_unit, observable, read_as or {}
+        runs, points, tuple(found), project, source, loss_name, batch_unit, observable, read_as or {}, route
     )
 
 

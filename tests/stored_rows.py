@@ -25,6 +25,7 @@ class Store:
     rows: dict[str, list[dict[str, float]]] = field(default_factory=dict)
     runs: list[StoredRun] = field(default_factory=list)
     fetched: list[tuple[str, str | None]] = field(default_factory=list)
+    route: str = "rows in memory"
 
     def log(self, params: Mapping[str, object], rows: Iterable[Row], status: str = "finished") -> str:
         name = f"run{len(self.runs)}"

@@ -120,6 +120,8 @@ def _collect(project: str, place: Place, read: ReadOptions, uri: str | None, *, 
     say(f"  {_size(curves)}", quiet=quiet)
     for part, name in curves.read_as.items():
         say(f"  {part}: {name}", quiet=quiet)
+    if curves.route:
+        say(f"  read by: {curves.route}", quiet=quiet)
     return curves
 
 

@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple, Protocol, cast, get_args
 import numpy as np
 import pandas as pd
 
+from surge_sweeps.counting import counted
 from surge_sweeps.curve_cache import Series, SeriesCache, join_series
 from surge_sweeps.curves import RESULT_STATUSES, LossCurves, Problem, Status, build_curves
 from surge_sweeps.errors import SurgeError, UnknownNameError
@@ -30,6 +31,11 @@ STALE_AFTER_S = 3600.0
 
 class SeriesSource(Protocol):
     """Where the series of a project's runs come from."""
+
+    @property
+    def route(self) -> str:
+        """By what way points are read, in words for the user; what depends on the runs is known after `fetch`."""
+        ...
 
     def count(self, runs: Sequence[str], metric: str) -> list[int | None]:
         """How many points of a metric each run has; None where the store cannot say."""
@@ -146,6 +152,7 @@ def _assemble(stored: Sequence[StoredRun], reading: _Reading, *, look: bool) -> 
         loss_name=names.loss,
         batch_unit=cast(BatchUnit, options.batch_unit),
         read_as=names.read_as,
+        route=reading.route(),
     )
 
 
@@ -166,6 +173,17 @@ class _Reading:
     origin: Origin
     options: ReadOptions
     _seen: dict[tuple[str, str], Series] = field(default_factory=dict)
+    _asked: set[str] = field(default_factory=set)
+    _fetched: set[str] = field(default_factory=set)
+
+    def route(self) -> str:
+        """By what way the points came, once they are read."""
+        cached = len(self._asked - self._fetched)
+        if not cached:
+            return self.source.route if self._fetched else ""
+        if not self._fetched:
+            return "the cache"
+        return f"the cache ({cached} of {counted(len(self._asked), 'run')}), else {self.source.route}"
 
     def count(self, stored: Sequence[StoredRun], metric: str) -> list[int | None]:
         """How many points of a metric each run has; None where the store cannot say."""
@@ -188,6 +206,7 @@ class _Reading:
         if not stored:
             return join_series([])
         runs = [run.run for run in stored]
+        self._asked.update(runs)
         if self.options.cache_dir is None:
             return self._from_store(runs, metric, axis)
         rows = dict(zip(runs, self.source.count(runs, metric), strict=True))
@@ -201,6 +220,7 @@ class _Reading:
         seen = {run: self._seen[metric, run] for run in runs if axis is None and (metric, run) in self._seen}
         others = [run for run in runs if run not in seen]
         if others:
+            self._fetched.update(others)
             seen |= self.source.fetch(others, metric, axis).split()
         return join_series([seen[run] for run in runs])
 

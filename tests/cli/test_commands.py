@@ -262,6 +262,7 @@ def test_a_table_of_loss_curves_becomes_a_report_under_its_own_name(tmp_path: Pa
     done = report_command(tmp_path, "curves.parquet", *COLUMNS, "--step-column=step", "--draws=200")
     assert done.returncode == 0, done.stderr
     assert "160 runs, 9,600 points of val loss" in done.stderr
+    assert "read by: the table itself" in done.stderr
     fit = json.loads((tmp_path / "reports" / "curves" / "fit.json").read_text())
     targets = [target for group in fit["groups"] for target in group["targets"]]
     assert targets

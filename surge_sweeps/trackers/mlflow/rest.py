@@ -23,6 +23,8 @@ _HINT = "See that the store can be reached, then call the same command again."
 class ClientStore:
     """The runs and points of a store, through `MlflowClient`."""
 
+    route = "MLflow's client, run by run"
+
     def __init__(self, uri: str) -> None:
         self._uri = uri
         self._client = connect(uri)

@@ -74,6 +74,7 @@ def read_table(project: str, options: ReadOptions) -> LossCurves:
         loss_name="" if measured is None else raw.names[measured].strip(),
         batch_unit=cast(BatchUnit, options.batch_unit),
         observable=roles.observable,
+        route="the table itself",
     )
 
 

@@ -17,6 +17,7 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
+from surge_sweeps.counting import counted
 from surge_sweeps.curve_cache import Series, join_series
 from surge_sweeps.curves import Problem
 from surge_sweeps.progress import ProgressCallback, no_progress
@@ -47,6 +48,8 @@ class RunHistories:
         self._files: dict[str, tuple[Path, ...] | None] = {}
         self._places = {run: str(number) for number, run in enumerate(runs)}
         self._short: dict[tuple[str, str], Problem] = {}
+        self._scanned: set[str] = set()
+        self._exported: set[str] = set()
 
     def __enter__(self) -> RunHistories:
         return self
@@ -60,6 +63,14 @@ class RunHistories:
     def problems(self) -> list[Problem]:
         """What was found on the way."""
         return [self._short[key] for key in sorted(self._short)]
+
+    @property
+    def route(self) -> str:
+        """Which of the runs read so far came as exports, and which row by row."""
+        scanned, exported = len(self._scanned), len(self._exported - self._scanned)
+        parts = [f"W&B's exports of {counted(exported, 'run')}"] if exported else []
+        parts += [f"scans of {counted(scanned, 'run')}, row by row"] if scanned else []
+        return " and ".join(parts)
 
     def count(self, runs: Sequence[str], metric: str) -> list[int | None]:
         """How many points of a metric each run has, as the listing said."""
@@ -98,9 +109,12 @@ class RunHistories:
         found = read_points(files, metric, axis) if files else None
         # An export may lack its last part and not say so.
         if found is None or found.rows < listed.counts.get(metric, 0):
+            self._scanned.add(run)
             scanned = self._scan(run, metric, axis)
             found = scanned if found is None or scanned.rows > found.rows else found
             self._check(run, metric, found.rows)
+        else:
+            self._exported.add(run)
         return found
 
     def _check(self, run: str, metric: str, rows: int) -> None:

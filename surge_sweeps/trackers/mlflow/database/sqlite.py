@@ -58,6 +58,8 @@ def open_sqlite(path: Path) -> Iterator[SqliteStore]:
 class SqliteStore:
     """The runs and points of an open store."""
 
+    route = "the SQLite file, read-only"
+
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
         indexes = {row[1] for row in connection.execute("PRAGMA index_list(metrics)")}

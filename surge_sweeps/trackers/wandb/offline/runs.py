@@ -44,6 +44,8 @@ class OfflineRuns:
         runs: name -> the run.
     """
 
+    route = "the .wandb files themselves"
+
     def __init__(self, runs: Mapping[str, OfflineRun]) -> None:
         self._runs = runs
 
