@@ -60,7 +60,7 @@ def connect(uri: str) -> Any:
     if path is not None:
         with store_errors(uri, "made", hint):
             prepare_file(path)
-    with store_errors(uri, "opened", hint, path), _address_errors(uri):
+    with store_errors(uri, "opened", hint, path), address_errors(uri):
         return mlflow.MlflowClient(absolute_uri(uri))
 
 
@@ -121,7 +121,8 @@ def store_errors(
 
 
 @contextmanager
-def _address_errors(uri: str) -> Iterator[None]:
+def address_errors(uri: str) -> Iterator[None]:
+    """Turn what SQLAlchemy raises for an address it cannot use into a sentence: bad syntax, or a driver missing."""
     try:
         yield
     except ValueError as error:
