@@ -147,8 +147,6 @@ def _check_options(project: str, place: Place, options: ReadOptions) -> None:
     if options.filters is not None and place.kind != "wandb":
         raise SurgeError(f"filters are W&B's, and {project!r} is no W&B project.", "Leave --filters away.")
     given = options.table.given()
-    if place.kind == "mlflow" and options.step is not None:
-        given.append("--step-column")
     if place.kind != "table" and given:
         names = ", ".join(sorted(given))
         raise SurgeError(

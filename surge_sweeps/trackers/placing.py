@@ -16,6 +16,8 @@ from surge_sweeps.trackers.naming.names import ReadNames
 
 #: Nearer than this to a whole step is one: a product of floats is seldom exact.
 _WHOLE = 1e-6
+#: A step that falls more often than once in so many points was not logged by training that is resumed now and then.
+_POINTS_A_RESUME = 4
 
 
 @dataclass(frozen=True)
@@ -23,8 +25,9 @@ class Placing:
     """How the points of a project get their steps.
 
     Attributes:
-        names: what is read, and by which axis. in_order: series come in the order in which they were logged, so that a
-            step below an earlier one tells that the run was resumed there.
+        names: what is read, and by which axis.
+        in_order: series come in the order in which they were logged; else the points' times tell it. A step below an
+            earlier one says that the run was resumed there.
     """
 
     names: ReadNames
@@ -110,7 +113,14 @@ class Placing:
         abandoned = np.zeros(len(series.step), dtype=bool)
         if self.in_order:
             abandoned[index] = _abandoned(run[index], series.step[index])
-        order = index[np.lexsort((index, series.timestamp[index], series.step[index], run[index]))]
+            last: NDArray[np.int64] | NDArray[np.float64] = index
+        else:
+            abandoned[index] = _abandoned_by_time(
+                run[index], series.step[index], series.timestamp[index], series.runs, metric, problems
+            )
+            # A store without an order may give points of one step and time in any.
+            last = series.value[index]
+        order = index[np.lexsort((last, series.timestamp[index], series.step[index], run[index]))]
         run, step, value = run[order], series.step[order], series.value[order]
         repeated = np.zeros(len(order), dtype=bool)
         repeated[:-1] = (run[1:] == run[:-1]) & (step[1:] == step[:-1])
@@ -161,6 +171,35 @@ def _abandoned(run: NDArray[np.int64], step: NDArray[np.float64]) -> NDArray[np.
         # The least step from each point on; that of the point itself changes nothing.
         least = np.minimum.accumulate(step[part][::-1])[::-1]
         found[part] = step[part] > least
+    return found
+
+
+def _abandoned_by_time(
+    run: NDArray[np.int64],
+    step: NDArray[np.float64],
+    time: NDArray[np.int64],
+    runs: Sequence[str],
+    metric: str,
+    problems: list[Problem],
+) -> NDArray[np.bool_]:
+    """(n,) like `_abandoned` of points in any order, which their times tell; of one time, the order of the steps.
+
+    A run is resumed now and then. Where the step falls more often than that, times do not tell the order of training,
+    as where checkpoints were evaluated later: then nothing is taken for abandoned.
+    """
+    found = np.zeros(len(step), dtype=bool)
+    backwards = (run[1:] == run[:-1]) & ((np.diff(time) < 0) | (np.diff(step) < 0))
+    for number in np.unique(run[1:][backwards]):
+        part = np.arange(*np.searchsorted(run, [number, number + 1]))
+        part = part[np.lexsort((step[part], time[part]))]
+        falls = int((np.diff(step[part]) < 0).sum())
+        if falls * _POINTS_A_RESUME <= len(part):
+            found[part] = _abandoned(run[part], step[part])
+        else:
+            what = f"the times of {metric!r} do not tell its order (the step falls {falls} times)"
+            problems.append(
+                Problem(runs[number], f"{what}: every step counts, its newest point where there are several")
+            )
     return found
 
 

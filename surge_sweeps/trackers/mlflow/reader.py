@@ -8,6 +8,7 @@ from __future__ import annotations
 from surge_sweeps.curves import LossCurves
 from surge_sweeps.trackers.assemble import Origin, assemble
 from surge_sweeps.trackers.base import ReadOptions
+from surge_sweeps.trackers.joined import JoinedByStep
 from surge_sweeps.trackers.mlflow.database.sqlite import open_sqlite
 from surge_sweeps.trackers.mlflow.uri import absolute_uri, display_uri, resolve_uri, sqlite_path
 from surge_sweeps.trackers.stored_runs import StoredRun
@@ -52,10 +53,10 @@ class MlflowReader:
                 origin = Origin(
                     project, shown, ("mlflow", absolute_uri(self._uri), str(number)), own_step=True
                 )
-                return assemble(store.runs(number), store, origin, options)
+                return assemble(store.runs(number), JoinedByStep(store), origin, options)
         from surge_sweeps.trackers.mlflow.rest import ClientStore
 
         client = ClientStore(self._uri)
         experiment = client.experiment_id(project)
         origin = Origin(project, shown, ("mlflow", display_uri(self._uri), experiment), own_step=True)
-        return assemble(client.runs(experiment), client, origin, options)
+        return assemble(client.runs(experiment), JoinedByStep(client), origin, options)
