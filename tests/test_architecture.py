@@ -50,6 +50,7 @@ OWNERS = {
     "wandb_workspaces": {"trackers"},
     "wandb": {"trackers"},
     "plotly": {"report"},
+    "matplotlib": {"report"},
     "typer": {"cli", "training"},
 }
 

@@ -73,7 +73,7 @@ def _error_bars(points: Sequence[Point], colour: str) -> dict[str, Any]:
 
 
 def _add_arrows(figure: go.Figure, points: Iterable[Point], colour: str, shift: float) -> None:
-    arrows = [(point.x * shift, point.y, end) for point in points for end in _open_ends(point)]
+    arrows = [(point.x * shift, point.y, end) for point in points for end in open_ends(point)]
     if not arrows:
         return
     figure.add_scatter(
@@ -92,7 +92,7 @@ def _add_arrows(figure: go.Figure, points: Iterable[Point], colour: str, shift: 
     )
 
 
-def _open_ends(point: Point) -> list[float]:
+def open_ends(point: Point) -> list[float]:
     """Where arrows end: a bound has one, a value one per open end of an interval that is known on the other side."""
     up, down = point.y * ARROW_REACH, point.y / ARROW_REACH
     if point.kind != "value":
@@ -105,6 +105,6 @@ def extent(points: Sequence[Point], more: Iterable[float] = ()) -> tuple[float, 
     """The range that holds every point, interval and arrow."""
     found = list(more)
     for point in points:
-        found += [point.y, *_open_ends(point)]
+        found += [point.y, *open_ends(point)]
         found += [end for end in (point.low, point.high) if end is not None and end > 0]
     return min(found), max(found)

@@ -13,15 +13,17 @@ from pathlib import Path
 
 import pandas as pd
 
+from surge_sweeps.counting import counted
 from surge_sweeps.errors import SurgeError
 from surge_sweeps.fitting.result import GroupFit, ScheduleRecord, SurgeFit, TargetFit
-from surge_sweeps.report.cards import scale_interval
+from surge_sweeps.report.cards import families_of, scale_interval
 from surge_sweeps.report.families import has_rates, target_label
 from surge_sweeps.report.markdown import first_screens, markdown_table, plain
 from surge_sweeps.report.numbers import loss_text
 from surge_sweeps.report.page import report_info
 from surge_sweeps.report.page_infos import ReportInfo
 from surge_sweeps.report.sentences import changes
+from surge_sweeps.report.static_figures import FigureSet, static_figures
 from surge_sweeps.report.tables import optimal_lr_table
 from surge_sweeps.report.words import bound_of
 from surge_sweeps.trackers.base import Scalar
@@ -44,6 +46,7 @@ def publication_of(
     *,
     scope: str = "",
     runs: RunNames | None = None,
+    draw: bool = False,
 ) -> Publication:
     """What is published of a fit.
 
@@ -52,20 +55,27 @@ def publication_of(
         paths: the report's files, as `write_report` returned them; a schedule that holds none is left out.
         scope: which part of a project was read; empty for all of it.
         runs: the names that the runs use on the tracker, None where they are not on it.
+        draw: also draw still figures, for a tracker that shows pictures; this needs matplotlib.
 
     Raises:
         SurgeError: a file of the report is gone.
+        MissingExtraError: figures are asked for and matplotlib is not installed.
     """
     info = report_info(fit, cells)
+    drawn = static_figures(info) if draw else FigureSet((), 0)
+    left_out = f"\nFigures of the first groups stand here; report.html has those of the other {drawn.left_out} too.\n"
     return Publication(
         title=f"{info.project or 'Report'}: optimal learning rate against batch size",
         scope=scope,
         answer=first_screens(info),
-        details=_optima(info),
+        details=_optima(info) + (left_out if drawn.left_out else ""),
         scalars=key_results(fit),
         optima=_plain_table(optimal_lr_table(fit)),
         chart=_chart(fit),
         files=_files(fit, paths),
+        headline=headline_of(info),
+        curves=curves_of(fit),
+        figures=drawn.figures,
         runs=runs,
     )
 
@@ -79,14 +89,66 @@ def key_results(fit: SurgeFit) -> dict[str, Scalar]:
     {'surge/groups': 1, 'surge/problems': 0}
     """
     found: dict[str, Scalar] = {f"{PREFIX}/groups": len(fit.groups), f"{PREFIX}/problems": len(fit.problems)}
+    for place, group, targets in _named(fit):
+        found.update(_of_schedule(f"{place}/schedule", group.schedule))
+        for part, target in targets:
+            found.update(_of_target(f"{place}/{part}", target, group))
+    return found
+
+
+def headline_of(info: ReportInfo) -> str:
+    """The recommendation in one line of plain text; of several groups, that of the first one that has one."""
+    if not info.groups:
+        return f"No result. {info.empty}"
+    first = next((group for group in info.groups if group.advised), info.groups[0])
+    others = len(info.groups) - 1
+    label = f"{first.label}: " if others else ""
+    more = f" ({counted(others, 'more group')} below.)" if others else ""
+    return f"{label}{first.recommendation}{more}"
+
+
+def curves_of(fit: SurgeFit) -> dict[str, tuple[tuple[int, float], ...]]:
+    """What changes along the batch size or the loss, by metric name; bounds are no points.
+
+    `surge/GROUP/TARGET/optimal_lr_by_batch_size` has the batch size as its step. `surge/GROUP/drift/loss`, `b_peak` and
+    `b_crit` have the place of the loss, 1 for the highest, so that a chart can put one over the other.
+    """
+    found: dict[str, tuple[tuple[int, float], ...]] = {}
+    for name, group, targets in _named(fit):
+        for part, target in targets:
+            known = [one for one in target.optimal_lr if one.lr is not None and one.status in FOUND]
+            ordered = sorted(known, key=lambda one: one.batch_size)
+            found[f"{name}/{part}/optimal_lr_by_batch_size"] = tuple(
+                (one.batch_size, float(one.lr)) for one in ordered if one.lr is not None
+            )
+        found |= _drift_curves(f"{name}/drift", group)
+    return {metric: points for metric, points in found.items() if len(points) > 1}
+
+
+def _drift_curves(place: str, group: GroupFit) -> dict[str, tuple[tuple[int, float], ...]]:
+    """B_peak and B_crit of the family with the most losses, and those losses."""
+    families = [
+        [target for _, target in rows if target.loss is not None] for rows in families_of(group).values()
+    ]
+    targets = max(families, key=len, default=[])
+    found: dict[str, list[tuple[int, float]]] = {"loss": [], "b_peak": [], "b_crit": []}
+    for rank, target in enumerate(targets, start=1):
+        found["loss"].append((rank, float(target.loss or 0.0)))
+        for name in ("B_peak", "B_crit"):
+            interval = scale_interval(target, name)
+            if interval is not None and interval.status == "identified" and interval.estimate is not None:
+                found[name.lower()].append((rank, interval.estimate))
+    if not found["b_peak"] and not found["b_crit"]:
+        return {}
+    return {f"{place}/{name}": tuple(points) for name, points in found.items()}
+
+
+def _named(fit: SurgeFit) -> Iterator[tuple[str, GroupFit, list[tuple[str, TargetFit]]]]:
+    """Every group with its place among the metrics, and its targets with theirs."""
     labels = [group.label() if group.group else "all" for group in fit.groups]
     for name, group in zip(_unique(map(metric_part, labels)), fit.groups, strict=True):
-        place = f"{PREFIX}/{name}"
-        found.update(_of_schedule(f"{place}/schedule", group.schedule))
-        targets = _unique(map(target_part, group.targets))
-        for target_name, target in zip(targets, group.targets, strict=True):
-            found.update(_of_target(f"{place}/{target_name}", target, group))
-    return found
+        parts = _unique(map(target_part, group.targets))
+        yield f"{PREFIX}/{name}", group, list(zip(parts, group.targets, strict=True))
 
 
 def metric_part(text: str) -> str:

@@ -70,11 +70,11 @@ def draw_surface(info: SurfaceInfo) -> Drawn:
 
 
 def _heat_map(info: SurfaceInfo) -> go.Heatmap:
-    columns = _columns(info.cells)
+    columns = surface_columns(info.cells)
     sizes = sorted(columns)
-    x_edges = _edges([math.log2(size) for size in sizes])
-    row_edges = {size: _edges([math.log10(cell.lr) for cell in columns[size]]) for size in sizes}
-    y_edges = sorted({edge for edges in row_edges.values() for edge in edges})
+    x_edges = edges([math.log2(size) for size in sizes])
+    row_edges = {size: edges([math.log10(cell.lr) for cell in columns[size]]) for size in sizes}
+    y_edges = sorted({edge for row in row_edges.values() for edge in row})
     middles = (np.asarray(y_edges[1:]) + np.asarray(y_edges[:-1])) / 2
     z: list[list[float | None]] = [[None] * len(sizes) for _ in middles]
     text = [[""] * len(sizes) for _ in middles]
@@ -99,19 +99,20 @@ def _heat_map(info: SurfaceInfo) -> go.Heatmap:
     )
 
 
-def _columns(cells: Sequence[Cell]) -> dict[int, list[Cell]]:
+def surface_columns(cells: Sequence[Cell]) -> dict[int, list[Cell]]:
+    """Batch size -> its cells, both ascending."""
     found: dict[int, list[Cell]] = {}
-    for cell in sorted(cells, key=lambda one: one.lr):
+    for cell in sorted(cells, key=lambda one: (one.batch_size, one.lr)):
         found.setdefault(cell.batch_size, []).append(cell)
     return found
 
 
-def _edges(centres: Sequence[float]) -> list[float]:
+def edges(centres: Sequence[float]) -> list[float]:
     """Cell borders half-way between ascending centres; the outer ones as far out as the inner ones are in.
 
-    >>> _edges([1.0, 2.0, 4.0])
+    >>> edges([1.0, 2.0, 4.0])
     [0.5, 1.5, 3.0, 5.0]
-    >>> _edges([1.0])
+    >>> edges([1.0])
     [0.5, 1.5]
     """
     if len(centres) == 1:

@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from surge_sweeps.trackers.base import Scalar
 
@@ -42,6 +43,14 @@ class RunNames:
     examples: str | None = None
 
 
+class PublishedFigure(NamedTuple):
+    """A still figure: its file name (plain, of one part), what it shows in a line of plain text, and its bytes."""
+
+    file: str
+    caption: str
+    content: bytes
+
+
 @dataclass(frozen=True)
 class Publication:
     """A result as it is published.
@@ -56,6 +65,10 @@ class Publication:
         optima: every optimal learning rate, one row per group, target and batch size.
         chart: the points of a scatter chart; the first two columns are its axes.
         files: file name -> content.
+        headline: the recommendation in one line of plain text.
+        curves: metric name -> its points, a whole number (the batch size, or the place of a loss) and a value; values
+            that the data identify alone.
+        figures: still figures, the most important one first; empty for a tracker that draws its own.
         runs: the names that the runs use; None where the runs are not on the tracker that shows this.
     """
 
@@ -67,6 +80,9 @@ class Publication:
     optima: PublishedTable
     chart: PublishedTable
     files: Mapping[str, bytes]
+    headline: str = ""
+    curves: Mapping[str, tuple[tuple[int, float], ...]] = field(default_factory=dict)
+    figures: tuple[PublishedFigure, ...] = ()
     runs: RunNames | None = field(default=None)
 
     def fingerprint(self) -> str:
@@ -80,9 +96,11 @@ class Publication:
         >>> one.fingerprint() == replace(one, files={"fit.json": b"[]"}).fingerprint()
         False
         """
-        words = [self.title, self.scope, self.answer, self.details]
+        words = [self.title, self.scope, self.headline, self.answer, self.details]
         tables = [[table.columns, table.rows] for table in (self.optima, self.chart)]
         runs = None if self.runs is None else vars(self.runs)
         files = {name: hashlib.sha256(content).hexdigest() for name, content in self.files.items()}
-        text = json.dumps([words, dict(self.scalars), tables, files, runs], sort_keys=True)
+        figures = [(*one[:2], hashlib.sha256(one.content).hexdigest()) for one in self.figures]
+        state = [words, dict(self.scalars), tables, files, runs, dict(self.curves), figures]
+        text = json.dumps(state, sort_keys=True)
         return hashlib.sha256(text.encode("utf-8")).hexdigest()[:12]
