@@ -122,11 +122,16 @@ def say(text: str, *, quiet: bool = False) -> None:
 
 def show_page(path: Path) -> None:
     """Open a page in the user's browser where there is a screen; elsewhere the printed path must do."""
+    show_address(path.resolve().as_uri())
+
+
+def show_address(url: str) -> None:
+    """As `show_page`, for an address."""
     has_screen = sys.platform in ("darwin", "win32") or bool(
         os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
     )
     if has_screen:
-        webbrowser.open(path.resolve().as_uri())
+        webbrowser.open(url)
 
 
 def typer_app(help_text: str) -> typer.Typer:
