@@ -48,7 +48,8 @@ class JoinedByStep:
 def axis_at(points: Series, axis: Series) -> NDArray[np.float64]:
     """(n,) the axis's value at the step of each point of the same run, NaN where it has none.
 
-    Of several values at one step, as a resumed run leaves them, the one nearest in time.
+    Where a step has several values of the axis, as a resumed run leaves them, point and value go together that are each
+    the nearest in time to the other.
 
     >>> def one_run(step, value, time):
     ...     return Series(("a",), np.array([len(step)]), np.array(step), np.array(value), np.array(time))
@@ -61,10 +62,25 @@ def axis_at(points: Series, axis: Series) -> NDArray[np.float64]:
     step, value, time = axis.step[order], axis.value[order], axis.timestamp[order]
     first = np.searchsorted(step, points.step, "left")
     behind = np.searchsorted(step, points.step, "right")
-    for index in np.flatnonzero(behind - first > 1):
-        apart = np.abs(time[first[index] : behind[index]] - points.timestamp[index])
-        first[index] += int(np.argmin(apart))
     found = np.full(len(points.step), np.nan)
     there = behind > first
     found[there] = value[first[there]]
+    for start in np.unique(first[behind - first > 1]):
+        here = np.flatnonzero((first == start) & there)
+        here = here[np.argsort(points.timestamp[here], kind="stable")]
+        several = slice(start, behind[here[0]])
+        if (value[several] == value[start]).all():
+            continue
+        to_axis = _nearest(time[several], points.timestamp[here])
+        to_point = _nearest(points.timestamp[here], time[several])
+        mutual = to_point[to_axis] == np.arange(len(here))
+        found[here] = np.where(mutual, value[several][to_axis], np.nan)
     return found
+
+
+def _nearest(times: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(n,) for each wanted time the position of the nearest of some sorted times."""
+    after = np.clip(np.searchsorted(times, wanted), 1, max(len(times) - 1, 1))
+    before = after - 1
+    after = np.minimum(after, len(times) - 1)
+    return np.where(np.abs(times[before] - wanted) <= np.abs(times[after] - wanted), before, after)
