@@ -53,6 +53,7 @@ class StoredRun:
         recorded: the status this tool wrote, if any. ended: the status that follows from the store's own: `finished`
             where it says the run ended well, `crashed`, or `running`.
         failed: the program ended by an error of its own, as it may at its first NaN: the loss tells whether it did.
+        parent: the run that this one is nested in, if any.
         start_ms, end_ms: milliseconds since 1970, None where unknown.
         params: configuration as text, `trial_id` and the like included. metrics: metric name -> its newest point.
     """
@@ -65,6 +66,7 @@ class StoredRun:
     params: Mapping[str, str] = field(default_factory=dict)
     metrics: Mapping[str, LatestPoint] = field(default_factory=dict)
     failed: bool = False
+    parent: str | None = None
 
     @property
     def status(self) -> Status:

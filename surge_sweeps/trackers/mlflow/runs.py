@@ -14,11 +14,19 @@ from numpy.typing import NDArray
 
 from surge_sweeps.curves import Status
 from surge_sweeps.errors import SurgeError, TrackerError, UnknownNameError
-from surge_sweeps.trackers.mlflow.record import TAG_STATUS, TAG_SUMMARY, TAG_SWEEP_ID, TAG_TRIAL_ID
+from surge_sweeps.trackers.mlflow.record import (
+    TAG_PARENT,
+    TAG_STATUS,
+    TAG_SUMMARY,
+    TAG_SWEEP_ID,
+    TAG_TRIAL_ID,
+)
 from surge_sweeps.trackers.stored_runs import LatestPoint, StoredRun, as_status
 
 #: MLflow stores plus and minus infinity as these.
 STORED_INFINITY = 1.797e308
+#: Which tags `make_run` wants, for a query of the table `tags t`.
+READ_TAGS = f"AND (t.key LIKE 'surge.%' OR t.key = '{TAG_PARENT}')"
 _LISTED_EXPERIMENTS = 20
 
 _ENDED: dict[str, Status] = {"FINISHED": "finished", "FAILED": "crashed", "KILLED": "crashed"}
@@ -48,7 +56,14 @@ def make_run(
     from_tags = {name: tags[tag] for name, tag in _FROM_TAGS.items() if tag in tags}
     ended = _ENDED.get(status, "running")
     return StoredRun(
-        run, as_status(tags.get(TAG_STATUS)), ended, start_ms, end_ms, from_tags | dict(params), metrics
+        run,
+        as_status(tags.get(TAG_STATUS)),
+        ended,
+        start_ms,
+        end_ms,
+        from_tags | dict(params),
+        metrics,
+        parent=tags.get(TAG_PARENT),
     )
 
 

@@ -21,7 +21,13 @@ from surge_sweeps.curves import RESULT_STATUSES, Status
 from surge_sweeps.errors import TrackerError
 from surge_sweeps.trackers.mlflow.file import cut_off_error
 from surge_sweeps.trackers.mlflow.record import NOT_TRIALS, TAG_KIND, TAG_STATUS, TAG_TRIAL_ID
-from surge_sweeps.trackers.mlflow.runs import make_run, refuse_axis, restore_infinities, unknown_experiment
+from surge_sweeps.trackers.mlflow.runs import (
+    READ_TAGS,
+    make_run,
+    refuse_axis,
+    restore_infinities,
+    unknown_experiment,
+)
 from surge_sweeps.trackers.stored_runs import LatestPoint, StoredRun, as_status
 
 # The better one first; a store made by an older MLflow has only the second.
@@ -83,7 +89,7 @@ class SqliteStore:
         # One moment's view of all tables; it takes milliseconds.
         self._connection.execute("BEGIN")
         try:
-            tags = self._texts("tags", experiment_id, "AND t.key LIKE 'surge.%'")
+            tags = self._texts("tags", experiment_id, READ_TAGS)
             params = self._texts("params", experiment_id)
             latest = self._latest(experiment_id)
             rows = self._connection.execute(
