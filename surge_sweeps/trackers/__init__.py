@@ -139,7 +139,7 @@ def _reader(place: Place, uri: str | None, progress: ProgressCallback) -> Reader
         return WandbReader(progress)
     from surge_sweeps.trackers.mlflow.reader import MlflowReader
 
-    return MlflowReader(uri)
+    return MlflowReader(uri, progress)
 
 
 def _check_options(project: str, place: Place, options: ReadOptions) -> None:

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from surge_sweeps.errors import MissingExtraError, TrackerError
 from surge_sweeps.extras import require
 from surge_sweeps.trackers.mlflow.file import KEPT_HINT, cut_off_error, prepare_file
+from surge_sweeps.trackers.mlflow.shared_context import SharedContext
 from surge_sweeps.trackers.mlflow.uri import (
     absolute_uri,
     display_uri,
@@ -81,6 +82,17 @@ def search_all_runs(client: Any, experiment_id: str, query: str = "") -> Iterato
             if run.info.run_id not in seen:
                 seen.add(run.info.run_id)
                 yield run
+        token = page.token
+        if not token:
+            return
+
+
+def search_all_experiments(client: Any) -> Iterator[Any]:
+    """Every active experiment of the store."""
+    token: str | None = None
+    while True:
+        page = client.search_experiments(max_results=_PAGE, page_token=token)
+        yield from page
         token = page.token
         if not token:
             return
@@ -177,7 +189,7 @@ def shorten(text: str, limit: int) -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _without_noise() -> Iterator[None]:
     # A new store logs its migrations, a locked one a traceback, and a server's client prints a link for every run.
     loggers = [logging.getLogger(name) for name in _NOISY_LOGGERS]
     levels = [logger.level for logger in loggers]
@@ -194,3 +206,6 @@ def _quiet() -> Iterator[None]:
             del os.environ[_NO_LINKS]
         else:
             os.environ[_NO_LINKS] = before
+
+
+_quiet = SharedContext(_without_noise)

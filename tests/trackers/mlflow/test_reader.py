@@ -37,7 +37,7 @@ def read(
 ) -> Callable[..., LossCurves]:
     """`collect`, once straight from SQL and once through the client as for any other kind of store."""
     if request.param == "client":
-        monkeypatch.setattr(mlflow_reader, "sqlite_path", lambda _: None)
+        monkeypatch.setattr(mlflow_reader, "is_database", lambda _: False)
     return lambda project="foreign", **options: collect(project, uri=uri, **options)
 
 
@@ -287,7 +287,7 @@ def test_both_ways_of_reading_agree(
     )
     foreign_run(PARAMS, LOSS, project="demo", status="FAILED")
     direct = collect("demo", uri=uri)
-    monkeypatch.setattr(mlflow_reader, "sqlite_path", lambda _: None)
+    monkeypatch.setattr(mlflow_reader, "is_database", lambda _: False)
     assert_same(direct, collect("demo", uri=uri))
 
 

@@ -1,7 +1,6 @@
-"""Reading any MLflow store through its client: servers, and databases other than SQLite.
+"""Reading any MLflow store through its client in this process: the databases that are not read directly, folders.
 
-One request per run and metric, so it is slow where the SQLite file itself is at hand; a cache spares the runs that
-ended before the last read.
+One query per run and metric by MLflow's own slow way; a cache spares the runs that ended before the last read.
 """
 
 from __future__ import annotations
@@ -12,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from surge_sweeps.curve_cache import Series, join_series
-from surge_sweeps.trackers.mlflow.client import connect, search_all_runs, store_errors
+from surge_sweeps.progress import ProgressCallback, no_progress
+from surge_sweeps.trackers.mlflow.client import connect, search_all_experiments, search_all_runs, store_errors
 from surge_sweeps.trackers.mlflow.record import NOT_TRIALS, TAG_KIND
 from surge_sweeps.trackers.mlflow.runs import make_run, refuse_axis, restore_infinities, unknown_experiment
 from surge_sweeps.trackers.stored_runs import LatestPoint, StoredRun
@@ -21,12 +21,17 @@ _HINT = "See that the store can be reached, then call the same command again."
 
 
 class ClientStore:
-    """The runs and points of a store, through `MlflowClient`."""
+    """The runs and points of a store, through `MlflowClient`; a `SeriesSource`.
+
+    Args:
+        uri: the store. progress: told of the runs read, metric by metric.
+    """
 
     route = "MLflow's client, run by run"
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, progress: ProgressCallback = no_progress) -> None:
         self._uri = uri
+        self._progress = progress
         self._client = connect(uri)
 
     def experiment_id(self, project: str) -> str:
@@ -37,7 +42,7 @@ class ClientStore:
                 return str(experiment.experiment_id)
             if experiment is not None:
                 raise unknown_experiment(project, [], str(experiment.experiment_id))
-            active = [found.name for found in self._client.search_experiments(max_results=1000)]
+            active = [found.name for found in search_all_experiments(self._client)]
         raise unknown_experiment(project, active, None)
 
     def runs(self, experiment_id: str) -> list[StoredRun]:
@@ -47,15 +52,19 @@ class ClientStore:
         return [_stored_run(run) for run in found if run.data.tags.get(TAG_KIND) not in NOT_TRIALS]
 
     def count(self, runs: Sequence[str], metric: str) -> list[int | None]:
-        """Unknown: a server tells how many points there are only by sending them."""
+        """Unknown: the client tells how many points there are only by sending them."""
         del metric
         return [None] * len(runs)
 
     def fetch(self, runs: Sequence[str], metric: str, axis: str | None) -> Series:
         """Every point of the metric, run after run."""
         refuse_axis(axis)
+        parts = []
         with store_errors(self._uri, "read", _HINT):
-            return join_series([_series(run, self._client.get_metric_history(run, metric)) for run in runs])
+            for run in runs:
+                parts.append(_series(run, self._client.get_metric_history(run, metric)))
+                self._progress(len(parts), len(runs), f"reading {metric}")
+        return join_series(parts)
 
 
 def _series(run: str, points: Sequence[Any]) -> Series:

@@ -1,0 +1,101 @@
+"""Experiments and runs as a server lists them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from surge_sweeps.trackers.mlflow.history import TAG_HISTORY, HistoryTag
+from surge_sweeps.trackers.mlflow.http.connection import Server
+from surge_sweeps.trackers.mlflow.record import NOT_TRIALS, TAG_KIND
+from surge_sweeps.trackers.mlflow.runs import make_run, unknown_experiment
+from surge_sweeps.trackers.stored_runs import LatestPoint, StoredRun
+
+_API = "/api/2.0/mlflow"
+_PAGE = 1000
+
+
+class StoredHistory(NamedTuple):
+    """The history artifact of a run: what its tag says of it, and where the run's artifacts lie."""
+
+    tag: HistoryTag
+    artifact_uri: str
+
+
+class Listing(NamedTuple):
+    """The runs of an experiment, and those among them that have a history artifact."""
+
+    runs: list[StoredRun]
+    histories: dict[str, StoredHistory]
+
+
+def experiment_id(server: Server, project: str) -> str:
+    """The id of the experiment of that name; raises `UnknownNameError`, or `TrackerError` if it is deleted."""
+    found = server.find(f"{_API}/experiments/get-by-name", [("experiment_name", project)])
+    if found is not None:
+        experiment = found["experiment"]
+        if experiment.get("lifecycle_stage", "active") == "active":
+            return str(experiment["experiment_id"])
+        raise unknown_experiment(project, [], str(experiment["experiment_id"]))
+    active = _pages(server, "experiments", {"view_type": "ACTIVE_ONLY"})
+    raise unknown_experiment(project, [str(experiment["name"]) for experiment in active], None)
+
+
+def list_runs(server: Server, experiment: str, tell: Callable[[int], None]) -> Listing:
+    """Every active run of the experiment that is no parent and no report, oldest first; `tell`: how many so far."""
+    # Pages are counted by offset: oldest first, so that a run begun meanwhile shifts none of them.
+    query = {
+        "experiment_ids": [experiment],
+        "run_view_type": "ACTIVE_ONLY",
+        "order_by": ["attributes.start_time ASC"],
+    }
+    runs: dict[str, StoredRun] = {}
+    histories: dict[str, StoredHistory] = {}
+    for found in _pages(server, "runs", query):
+        info, data = found["info"], found.get("data", {})
+        tags = _texts(data.get("tags", []))
+        if info["run_id"] in runs or tags.get(TAG_KIND) in NOT_TRIALS:
+            continue
+        run = _stored_run(info, data, tags)
+        runs[run.run] = run
+        tag = HistoryTag.parse(tags.get(TAG_HISTORY, ""))
+        if tag is not None:
+            histories[run.run] = StoredHistory(tag, str(info.get("artifact_uri", "")))
+        if len(runs) % _PAGE == 0:
+            tell(len(runs))
+    return Listing(list(runs.values()), histories)
+
+
+def _pages(server: Server, what: str, query: Mapping[str, object]) -> Iterator[dict[str, Any]]:
+    token = ""
+    while True:
+        body = {**query, "max_results": _PAGE} | ({"page_token": token} if token else {})
+        page = server.call("POST", f"{_API}/{what}/search", body=body)
+        yield from page.get(what, [])
+        token = page.get("next_page_token", "")
+        if not token:
+            return
+
+
+def _stored_run(info: Mapping[str, Any], data: Mapping[str, Any], tags: Mapping[str, str]) -> StoredRun:
+    latest = {
+        point["key"]: LatestPoint(int(point.get("step", 0)), int(point["timestamp"]), float(point["value"]))
+        for point in data.get("metrics", [])
+    }
+    return make_run(
+        str(info["run_id"]),
+        str(info["status"]),
+        _time_ms(info.get("start_time")),
+        _time_ms(info.get("end_time")),
+        _texts(data.get("params", [])),
+        tags,
+        latest,
+    )
+
+
+def _texts(pairs: list[dict[str, str]]) -> dict[str, str]:
+    return {pair["key"]: pair.get("value", "") for pair in pairs}
+
+
+def _time_ms(value: object) -> int | None:
+    return None if value is None else int(str(value))

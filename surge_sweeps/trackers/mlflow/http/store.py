@@ -1,0 +1,199 @@
+"""The runs and points of an MLflow server, each run by the quickest way that serves it, and said which.
+
+First the history artifact, where the run's tag vouches for one. Then the bulk route, which gives many runs at once
+but stops without a word when its answer is full, so that its answers are checked against the listing. Last one run at
+a time, in pages, as every server can.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from surge_sweeps.curve_cache import Series, join_series
+from surge_sweeps.progress import ProgressCallback, no_progress
+from surge_sweeps.trackers.mlflow.history import Points
+from surge_sweeps.trackers.mlflow.http.artifacts import HistoryArtifacts
+from surge_sweeps.trackers.mlflow.http.connection import Server, in_threads
+from surge_sweeps.trackers.mlflow.http.listing import StoredHistory, experiment_id, list_runs
+from surge_sweeps.trackers.mlflow.http.points import (
+    BULK_POINTS,
+    BULK_RUNS,
+    BulkAnswer,
+    read_bulk,
+    read_single,
+)
+from surge_sweeps.trackers.mlflow.runs import refuse_axis
+from surge_sweeps.trackers.stored_runs import StoredRun
+
+# Answers that just do not get full cost the least.
+_AIMED_POINTS = 0.9 * BULK_POINTS
+
+
+class HttpStore:
+    """The runs and points of a server; a `SeriesSource`.
+
+    Args:
+        uri: its address. progress: told of the runs listed, and of those read, metric by metric.
+
+    Raises:
+        TrackerError: nothing answers there. MissingExtraError: mlflow is not installed.
+    """
+
+    def __init__(self, uri: str, progress: ProgressCallback = no_progress) -> None:
+        self._server = Server(uri)
+        self._progress = progress
+        self._runs: dict[str, StoredRun] = {}
+        self._histories: dict[str, StoredHistory] = {}
+        self._artifacts = HistoryArtifacts(self._server)
+        self._has_bulk = True
+        self._read_by: dict[str, set[str]] = {
+            "history artifact": set(),
+            "bulk route": set(),
+            "run by run": set(),
+        }
+
+    @property
+    def route(self) -> str:
+        """How points were read so far, in words."""
+        parts = [f"{name} ({len(runs)} runs)" for name, runs in self._read_by.items() if runs]
+        text = f"the server's REST interface: {', '.join(parts)}" if parts else "the server's REST interface"
+        reasons = [f"{count} {why}" for why, count in self._artifacts.refused.items()]
+        reasons = [f"of the history artifacts {', '.join(reasons)}"] if reasons else []
+        if not self._has_bulk:
+            reasons.append("the server has no bulk route")
+        return f"{text}; {'; '.join(reasons)}" if reasons else text
+
+    def experiment_id(self, project: str) -> str:
+        """The id of the experiment of that name; raises `UnknownNameError`, or `TrackerError` if it is deleted."""
+        self._progress(0, 1, "listing runs")
+        return experiment_id(self._server, project)
+
+    def runs(self, experiment: str) -> list[StoredRun]:
+        """Every active run of the experiment that is no parent and no report, oldest first."""
+        found = list_runs(
+            self._server, experiment, lambda count: self._progress(0, 1, f"listing runs, {count} so far")
+        )
+        self._runs = {run.run: run for run in found.runs}
+        self._histories = found.histories
+        return found.runs
+
+    def count(self, runs: Sequence[str], metric: str) -> list[int | None]:
+        """Unknown: a server tells how many points there are only by sending them."""
+        del metric
+        return [None] * len(runs)
+
+    def fetch(self, runs: Sequence[str], metric: str, axis: str | None) -> Series:
+        """Every point of the metric, run after run; `runs` has listed them before."""
+        refuse_axis(axis)
+        found: dict[str, Points] = {}
+        self._fetch_artifacts(runs, metric, found, len(runs))
+        rest = [run for run in runs if run not in found]
+        if self._has_bulk:
+            self._fetch_bulk(rest, metric, found, len(runs))
+            rest = [run for run in runs if run not in found]
+        self._fetch_single(rest, metric, found, len(runs))
+        return join_series([_series(run, found[run]) for run in runs])
+
+    def _fetch_artifacts(
+        self, runs: Sequence[str], metric: str, found: dict[str, Points], total: int
+    ) -> None:
+        waiting = deque(
+            run for run in runs if self._artifacts.promises(self._runs[run], metric, self._histories.get(run))
+        )
+
+        def read(run: str) -> Points | None:
+            return self._artifacts.read(self._runs[run], metric, self._histories[run])
+
+        for run, points in in_threads(read, lambda: waiting.popleft() if waiting else None):
+            if points is not None:
+                self._put(run, points, "history artifact", metric, found, total)
+
+    def _fetch_bulk(self, runs: Sequence[str], metric: str, found: dict[str, Points], total: int) -> None:
+        batches = _Batches({run: self._steps(run, metric) for run in runs})
+
+        def read(batch: Sequence[str]) -> BulkAnswer | None:
+            return read_bulk(self._server, batch, metric) if self._has_bulk else None
+
+        for _, answer in in_threads(read, batches.take):
+            if answer is None:
+                self._has_bulk = False
+                batches.clear()
+                continue
+            batches.learn(answer)
+            for run, points in answer.whole.items():
+                if self._reaches_newest(run, metric, points):
+                    self._put(run, points, "bulk route", metric, found, total)
+
+    def _fetch_single(self, runs: Sequence[str], metric: str, found: dict[str, Points], total: int) -> None:
+        waiting = deque(runs)
+
+        def read(run: str) -> Points:
+            return read_single(self._server, run, metric)
+
+        for run, points in in_threads(read, lambda: waiting.popleft() if waiting else None):
+            self._put(run, points, "run by run", metric, found, total)
+
+    def _put(
+        self, run: str, points: Points, route: str, metric: str, found: dict[str, Points], total: int
+    ) -> None:
+        found[run] = points
+        self._read_by[route].add(run)
+        self._progress(len(found), total, f"reading {metric}")
+
+    def _steps(self, run: str, metric: str) -> int:
+        latest = self._runs[run].metrics.get(metric)
+        return 1 if latest is None else max(int(latest.step) + 1, 1)
+
+    def _reaches_newest(self, run: str, metric: str, points: Points) -> bool:
+        """Whether the point is there that the listing knows as newest: a server may stop earlier than others do."""
+        latest = self._runs[run].metrics.get(metric)
+        return latest is None or bool(
+            ((points.step == latest.step) & (points.timestamp == latest.timestamp_ms)).any()
+        )
+
+
+class _Batches:
+    """Which runs to ask for at once, so that an answer holds them whole.
+
+    Args:
+        steps: run -> how many points it would have if it had logged at every step up to its newest.
+    """
+
+    def __init__(self, steps: Mapping[str, int]) -> None:
+        self._steps = steps
+        self._waiting = deque(steps)
+        self._seen_points = 0.0
+        self._seen_steps = 0.0
+
+    def take(self) -> tuple[str, ...] | None:
+        """The next runs to ask for; None where none are left."""
+        each = self._seen_points / self._seen_steps if self._seen_steps else 1.0
+        batch: list[str] = []
+        expected = 0.0
+        while self._waiting and len(batch) < BULK_RUNS:
+            expected += each * self._steps[self._waiting[0]]
+            if batch and expected > _AIMED_POINTS:
+                break
+            batch.append(self._waiting.popleft())
+        return tuple(batch) or None
+
+    def learn(self, answer: BulkAnswer) -> None:
+        """Learn from an answer how densely runs log, and take back what it had no room for."""
+        self._seen_points += sum(len(points.step) for points in answer.whole.values())
+        self._seen_steps += sum(self._steps[run] for run in answer.whole)
+        if answer.long:
+            self._seen_points += BULK_POINTS
+            self._seen_steps += sum(min(self._steps[run], BULK_POINTS) for run in answer.long)
+        self._waiting.extendleft(reversed(answer.again))
+
+    def clear(self) -> None:
+        """Ask for nothing more."""
+        self._waiting.clear()
+
+
+def _series(run: str, points: Points) -> Series:
+    rows = np.array([len(points.step)], dtype=np.int64)
+    return Series((run,), rows, points.step.astype(np.float64), points.value, points.timestamp)
