@@ -11,6 +11,7 @@ from surge_sweeps.cli.console import run, say, show_page, typer_app
 from surge_sweeps.cli.launch import Agents, Quiet, Tracker, Uri, launch, run_all
 from surge_sweeps.cli.missing import missing
 from surge_sweeps.cli.new import new
+from surge_sweeps.cli.ui import ui
 from surge_sweeps.trackers import open_tracker
 
 app = typer_app("Learning rate x batch size sweeps: write them, launch them, finish them.")
@@ -18,6 +19,7 @@ app = typer_app("Learning rate x batch size sweeps: write them, launch them, fin
 app.command()(new)
 app.command()(launch)
 app.command()(missing)
+app.command()(ui)
 
 
 @app.command()
