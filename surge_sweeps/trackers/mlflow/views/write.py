@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
 from surge_sweeps.errors import TrackerError
 from surge_sweeps.extras import require
-from surge_sweeps.trackers.mlflow.buffer import now_ms
 from surge_sweeps.trackers.mlflow.client import shorten, store_errors
 from surge_sweeps.trackers.mlflow.record import TAG_KIND, check_names
 from surge_sweeps.trackers.mlflow.uri import display_uri
@@ -78,7 +78,7 @@ def write_views(client: Any, experiment_id: str, names: ViewNames) -> list[View]
     for view, state in _states(experiment_id, names, found):
         before = parse_view_tag(tags.get(TAG_VIEW + view.key, ""))
         if before is None or (before.name, before.state) != (view.name, state):
-            now = now_ms()
+            now = int(time.time() * 1000)
             saved = SavedView(view.name, state, before.created_ms if before else now, now)
             with store_errors(client.tracking_uri, "written", _HINT):
                 client.set_experiment_tag(experiment_id, TAG_VIEW + view.key, view_tag(saved))
