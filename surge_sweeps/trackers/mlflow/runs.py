@@ -12,6 +12,7 @@ from difflib import SequenceMatcher
 import numpy as np
 from numpy.typing import NDArray
 
+from surge_sweeps.curve_cache import Series
 from surge_sweeps.curves import Status
 from surge_sweeps.errors import SurgeError, TrackerError, UnknownNameError
 from surge_sweeps.trackers.mlflow.record import (
@@ -74,6 +75,24 @@ def restore_infinities(value: NDArray[np.float64]) -> NDArray[np.float64]:
     array([  1.,  inf, -inf])
     """
     return np.where(np.abs(value) >= STORED_INFINITY, np.copysign(np.inf, value), value)
+
+
+def in_order(
+    run: str, step: NDArray[np.float64], value: NDArray[np.float64], timestamp: NDArray[np.int64]
+) -> Series:
+    """A run's points by step, then by time, then by value with NaN last: the same whatever order a store gives.
+
+    No store tells which of two points of one step and one millisecond was logged last. Whoever takes the last one
+    takes the greater, as MLflow's own newest value does, and no NaN stays hidden.
+
+    >>> in_order("a", np.array([2.0, 1, 1]), np.array([5.0, np.nan, 4]), np.array([7, 8, 8])).value
+    array([ 4., nan, 5.])
+    """
+    rows = np.array([len(step)], dtype=np.int64)
+    if len(step) > 1 and not (np.diff(step) > 0).all():
+        order = np.lexsort((value, timestamp, step))
+        step, value, timestamp = step[order], value[order], timestamp[order]
+    return Series((run,), rows, step, value, timestamp)
 
 
 def unknown_experiment(project: str, active: Sequence[str], deleted_id: str | None) -> SurgeError:

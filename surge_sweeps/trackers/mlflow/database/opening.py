@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
-from surge_sweeps.errors import TrackerError
-from surge_sweeps.trackers.mlflow.database.sqlite import SqliteStore, open_sqlite
-from surge_sweeps.trackers.mlflow.uri import display_uri, sqlite_path
+from surge_sweeps.trackers.mlflow.database.postgres import open_postgres
+from surge_sweeps.trackers.mlflow.database.postgres_uri import is_postgres
+from surge_sweeps.trackers.mlflow.database.sqlite import open_sqlite
+from surge_sweeps.trackers.mlflow.database.tables import DatabaseStore
+from surge_sweeps.trackers.mlflow.uri import sqlite_path
 
 
 def is_database(uri: str) -> bool:
-    """Whether a store is a database that is read directly, without its client.
+    """Whether a store is a database that is read directly, without MLflow's client.
 
-    >>> is_database("sqlite:///mlflow.db"), is_database("http://localhost:5000")
-    (True, False)
+    >>> [is_database(uri) for uri in ("sqlite:///mlflow.db", "postgresql://host/mlflow", "http://localhost:5000")]
+    [True, True, False]
     """
-    return sqlite_path(uri) is not None
+    return sqlite_path(uri) is not None or is_postgres(uri)
 
 
-@contextmanager
-def open_database(uri: str) -> Iterator[SqliteStore]:
+def open_database(uri: str) -> AbstractContextManager[DatabaseStore]:
     """Open a store for reading; nothing is written to it.
 
+    Args:
+        uri: one for which `is_database` holds.
+
     Raises:
-        TrackerError: it is of another kind (see `is_database`), not there, or no MLflow store.
+        TrackerError: it is not there, or cannot be read, or is no MLflow store; some of it only on entering.
+        MissingExtraError: it is in PostgreSQL and psycopg is not installed.
     """
     path = sqlite_path(uri)
-    if path is None:
-        raise TrackerError(f"{display_uri(uri)!r} is no database that is read directly.")
-    with open_sqlite(path) as store:
-        yield store
+    return open_postgres(uri) if path is None else open_sqlite(path)

@@ -1,4 +1,4 @@
-"""Reading a local MLflow store straight from its SQLite file, read-only, with the standard library alone.
+"""A local MLflow store read straight from its SQLite file, read-only, with the standard library alone.
 
 Each run's points are one query by a named index: SQLite by itself takes another one and scans every point of the
 metric for every run. This is also up to 1.8 times as fast as one scan over all runs, and it holds the file's lock only
@@ -7,33 +7,32 @@ for moments, so that a sweep that is writing is not kept waiting.
 
 from __future__ import annotations
 
-import os
 import sqlite3
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from surge_sweeps.curve_cache import Series, join_series
-from surge_sweeps.curves import RESULT_STATUSES, Status
 from surge_sweeps.errors import TrackerError
+from surge_sweeps.trackers.mlflow.database.columns import NEEDED, check_columns
+from surge_sweeps.trackers.mlflow.database.tables import DatabaseStore
 from surge_sweeps.trackers.mlflow.file import cut_off_error
-from surge_sweeps.trackers.mlflow.record import NOT_TRIALS, TAG_KIND, TAG_STATUS, TAG_TRIAL_ID
-from surge_sweeps.trackers.mlflow.runs import (
-    READ_TAGS,
-    make_run,
-    refuse_axis,
-    restore_infinities,
-    unknown_experiment,
-)
-from surge_sweeps.trackers.stored_runs import LatestPoint, StoredRun, as_status
+from surge_sweeps.trackers.mlflow.runs import in_order, refuse_axis, restore_infinities
 
-# The better one first; a store made by an older MLflow has only the second.
+# The better one first; a store made by an older MLflow has only the second, or none, and is read slowly.
 _INDEXES = ("index_metrics_run_uuid_key_step", "index_metrics_run_uuid")
-_POINT = np.dtype([("step", "f8"), ("value", "f8"), ("timestamp", "i8"), ("is_nan", "?")])
+# Three columns cost a fifth less than four. A NaN can leave SQLite only as text, which numpy reads as the number.
+_POINTS = (
+    "SELECT step, CASE WHEN is_nan OR value IS NULL THEN 'nan' ELSE value END, timestamp "
+    "FROM metrics {hint} WHERE run_uuid = ? AND key = ?"
+)
+_POINT = np.dtype([("step", "f8"), ("value", "f8"), ("timestamp", "i8")])
 _LOCK_WAIT_S = 60.0
+# Where the file's header says that changes go to a log beside it first (WAL).
+_WAL_BYTE, _WAL = 19, 2
 
 
 @contextmanager
@@ -53,114 +52,91 @@ def open_sqlite(path: Path) -> Iterator[SqliteStore]:
             f"{path.as_uri()}?mode=ro", uri=True, timeout=_LOCK_WAIT_S, isolation_level=None
         )
         with closing(connection):
-            yield SqliteStore(connection)
+            yield SqliteStore(connection, path)
     except sqlite3.Error as error:
-        raise cut_off_error(path, str(error)) or TrackerError(
-            f"the MLflow store {path} cannot be read: {error}.",
-            "See that it is an MLflow database and that no other program holds it, then call again.",
+        raise (
+            cut_off_error(path, str(error))
+            or _log_error(path, error)
+            or TrackerError(
+                f"the MLflow store {path} cannot be read: {error}.",
+                "See that it is an MLflow database and that no other program holds it, then call again.",
+            )
         ) from error
 
 
-class SqliteStore:
-    """The runs and points of an open store."""
+class SqliteStore(DatabaseStore):
+    """The runs and points of an open store.
+
+    Args:
+        connection: to the file. path: the file.
+
+    Raises:
+        TrackerError: it is no MLflow store, or of a schema that cannot be read.
+    """
 
     route = "the SQLite file, read-only"
+    # SQLite begins a CROSS JOIN at its left: by itself it may begin at the larger table.
+    _join = "CROSS JOIN"
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
         self._connection = connection
-        indexes = {row[1] for row in connection.execute("PRAGMA index_list(metrics)")}
+        columns = {table: self._names(f"PRAGMA table_info({table})") for table in NEEDED}
+        has_revision = self._names("PRAGMA table_info(alembic_version)")
+        revision = self._first("SELECT version_num FROM alembic_version") if has_revision else None
+        try:
+            check_columns(columns, revision, str(path))
+        except TrackerError as error:
+            raise cut_off_error(path, "tables are missing") or error from error
+        super().__init__(columns)
+        indexes = self._names("PRAGMA index_list(metrics)")
         self._hint = next((f"INDEXED BY {name}" for name in _INDEXES if name in indexes), "")
 
-    def experiment_id(self, project: str) -> int:
-        """The id of the experiment of that name; raises `UnknownNameError`, or `TrackerError` if it is deleted."""
-        columns = {row[1] for row in self._connection.execute("PRAGMA table_info(experiments)")}
-        workspace = os.environ.get("MLFLOW_WORKSPACE") or "default"
-        where, values = ("WHERE workspace = ?", [workspace]) if "workspace" in columns else ("", [])
-        query = f"SELECT name, experiment_id, lifecycle_stage FROM experiments {where}"
-        found = {name: (number, stage) for name, number, stage in self._connection.execute(query, values)}
-        number, stage = found.get(project, (None, None))
-        if number is None or stage != "active":
-            active = [name for name, (_, stage) in found.items() if stage == "active"]
-            raise unknown_experiment(project, active, None if number is None else str(number))
-        return int(number)
-
-    def runs(self, experiment_id: int) -> list[StoredRun]:
-        """Every active run of the experiment that is no parent and no report, oldest first."""
-        # One moment's view of all tables; it takes milliseconds.
-        self._connection.execute("BEGIN")
-        try:
-            tags = self._texts("tags", experiment_id, READ_TAGS)
-            params = self._texts("params", experiment_id)
-            latest = self._latest(experiment_id)
-            rows = self._connection.execute(
-                "SELECT run_uuid, status, start_time, end_time FROM runs "
-                "WHERE experiment_id = ? AND lifecycle_stage = 'active' ORDER BY start_time, run_uuid",
-                (experiment_id,),
-            ).fetchall()
-        finally:
-            self._connection.execute("COMMIT")
-        return [
-            make_run(run, status, start, end, params[run], tags[run], latest[run])
-            for run, status, start, end in rows
-            if tags[run].get(TAG_KIND) not in NOT_TRIALS
-        ]
-
-    def done_trials(self, experiment_id: int) -> dict[str, Status]:
-        """Trial id -> status of every active run that ended with a result, the oldest where there are several."""
-        query = (
-            "SELECT trial.value, status.value FROM runs r "
-            "JOIN tags kind ON kind.run_uuid = r.run_uuid AND kind.key = ? AND kind.value = 'trial' "
-            "JOIN tags trial ON trial.run_uuid = r.run_uuid AND trial.key = ? "
-            "JOIN tags status ON status.run_uuid = r.run_uuid AND status.key = ? "
-            "WHERE r.experiment_id = ? AND r.lifecycle_stage = 'active' ORDER BY r.start_time, r.run_uuid"
-        )
-        done: dict[str, Status] = {}
-        for trial, text in self._connection.execute(
-            query, (TAG_KIND, TAG_TRIAL_ID, TAG_STATUS, experiment_id)
-        ):
-            status = as_status(text)
-            if status in RESULT_STATUSES:
-                done.setdefault(trial, status)
-        return done
-
     def count(self, runs: Sequence[str], metric: str) -> list[int | None]:
-        """How many points of the metric each run has."""
+        """See `DatabaseStore`."""
         query = f"SELECT count(*) FROM metrics {self._hint} WHERE run_uuid = ? AND key = ?"
         return [int(self._connection.execute(query, (run, metric)).fetchone()[0]) for run in runs]
 
     def fetch(self, runs: Sequence[str], metric: str, axis: str | None) -> Series:
-        """Every point of the metric, run after run."""
+        """See `DatabaseStore`."""
         refuse_axis(axis)
-        query = (
-            f"SELECT step, value, timestamp, is_nan FROM metrics {self._hint} WHERE run_uuid = ? AND key = ?"
-        )
+        query = _POINTS.format(hint=self._hint)
         parts = []
         for run in runs:
             points = np.fromiter(self._connection.execute(query, (run, metric)), dtype=_POINT)
             value = restore_infinities(points["value"])
-            value[points["is_nan"]] = np.nan
-            rows = np.array([len(points)], dtype=np.int64)
-            parts.append(Series((run,), rows, points["step"], value, points["timestamp"]))
+            parts.append(in_order(run, points["step"], value, points["timestamp"]))
         return join_series(parts)
 
-    def _texts(self, table: str, experiment_id: int, also: str = "") -> Mapping[str, dict[str, str]]:
-        query = (
-            f"SELECT t.run_uuid, t.key, t.value FROM runs r CROSS JOIN {table} t ON t.run_uuid = r.run_uuid "
-            f"WHERE r.experiment_id = ? AND r.lifecycle_stage = 'active' {also}"
-        )
-        found: defaultdict[str, dict[str, str]] = defaultdict(dict)
-        for run, key, value in self._connection.execute(query, (experiment_id,)):
-            if value is not None:
-                found[run][key] = value
-        return found
+    def _rows(self, query: str, values: Sequence[object] = ()) -> Iterable[tuple[Any, ...]]:
+        return self._connection.execute(query, tuple(values))
 
-    def _latest(self, experiment_id: int) -> Mapping[str, dict[str, LatestPoint]]:
-        query = (
-            "SELECT m.run_uuid, m.key, m.step, m.timestamp, m.value, m.is_nan "
-            "FROM runs r CROSS JOIN latest_metrics m ON m.run_uuid = r.run_uuid "
-            "WHERE r.experiment_id = ? AND r.lifecycle_stage = 'active'"
-        )
-        found: defaultdict[str, dict[str, LatestPoint]] = defaultdict(dict)
-        for run, key, step, timestamp, value, is_nan in self._connection.execute(query, (experiment_id,)):
-            found[run][key] = LatestPoint(step, timestamp or 0, float("nan") if is_nan else value)
-        return found
+    @contextmanager
+    def _moment(self) -> Iterator[None]:
+        self._connection.execute("BEGIN")
+        try:
+            yield
+        finally:
+            self._connection.execute("ROLLBACK")
+
+    def _names(self, pragma: str) -> set[str]:
+        return {row[1] for row in self._connection.execute(pragma)}
+
+    def _first(self, query: str) -> str | None:
+        row = self._connection.execute(query).fetchone()
+        return None if row is None else str(row[0])
+
+
+def _log_error(path: Path, error: sqlite3.Error) -> TrackerError | None:
+    """The error for a store whose changes go to a log beside it that cannot be opened; None for any other."""
+    try:
+        with path.open("rb") as file:
+            header = file.read(_WAL_BYTE + 1)
+    except OSError:
+        return None
+    if not (header.startswith(b"SQLite format 3") and header[-1] == _WAL) or "open" not in str(error):
+        return None
+    return TrackerError(
+        f"the MLflow store {path} keeps its newest changes in a log (WAL), and SQLite cannot open that: {error}.",
+        f"It has to make {path.name}-shm beside it. Let this user write to the folder, or copy {path.name} together "
+        f"with {path.name}-wal, if there is one, into a folder of yours and read the copy.",
+    )
