@@ -398,7 +398,7 @@ def test_torchtitan_without_a_global_batch_size_asks_for_the_processes() -> None
 def test_the_loss_of_an_unknown_program_is_found_by_its_name(metrics: list[str], expected: str) -> None:
     store = Store()
     store.log({"learning_rate": 0.1, "global_batch_size": 8}, [dict.fromkeys(metrics, 1.0)] * 2)
-    curves = store.read(own_step=True)
+    curves = store.read(own_step=True, step="_step")
     assert curves.loss_name == expected
     noisy = "noisy" in what(curves)
     assert noisy == (expected.startswith("train") or expected == "loss")
@@ -415,9 +415,9 @@ def test_two_losses_of_the_same_rank_are_an_error_that_lists_them(metrics: list[
     store = Store()
     store.log({"lr": 0.1, "batch_size": 8}, [dict.fromkeys(metrics, 1.0)] * 2)
     with pytest.raises(AmbiguousNameError) as caught:
-        store.read(own_step=True)
+        store.read(own_step=True, step="_step")
     assert listed in str(caught.value)
-    assert store.read(own_step=True, loss=metrics[1]).loss_name == metrics[1]
+    assert store.read(own_step=True, step="_step", loss=metrics[1]).loss_name == metrics[1]
 
 
 def test_learning_rates_that_agree_are_one_and_those_that_differ_an_error() -> None:

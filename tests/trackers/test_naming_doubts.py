@@ -30,7 +30,7 @@ def project(*configs: Mapping[str, object], rows: Sequence[Mapping[str, float]] 
 
 
 def read(store: Store, **options: Any) -> LossCurves:
-    return store.read(own_step=True, **options)
+    return store.read(own_step=True, **{"step": "_step"} | options)
 
 
 def refused(store: Store, **options: Any) -> AmbiguousNameError:

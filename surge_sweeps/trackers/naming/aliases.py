@@ -58,6 +58,19 @@ TOKENS = (
     "train/tokens", "train/total_tokens", "train/num_input_tokens_seen",
 )  # fmt: skip
 
+#: Metrics that count epochs.
+EPOCH_COUNTS = frozenset({"epoch", "epochs", "train/epoch", "trainer/epoch", "current_epoch", "epoch_num"})
+#: Settings of how long a run is: in epochs, in optimizer steps.
+EPOCHS = (
+    "epochs", "num_epochs", "n_epochs", "max_epochs", "num_train_epochs", "nb_epochs", "total_epochs", "train_epochs",
+    "epoch", "n_epoch",
+)  # fmt: skip
+MAX_STEPS = (
+    "max_steps", "num_steps", "n_steps", "total_steps", "train_steps", "training_steps", "max_train_steps",
+    "num_train_steps", "num_training_steps", "total_training_steps", "max_updates", "num_updates", "total_updates",
+    "steps",
+)  # fmt: skip
+
 #: Metrics that look as if they counted something, for error messages.
 LOOKS_LIKE_COUNTER = re.compile(
     r"(^|[/_. -])(step|steps|iter|iters|iteration|iterations|batch|batches|update|updates|epoch|epochs|examples|"

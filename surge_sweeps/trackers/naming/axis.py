@@ -17,6 +17,7 @@ from surge_sweeps.trackers.naming import aliases
 from surge_sweeps.trackers.naming.counters import SAME_COUNT, Counter, Scale, agree
 from surge_sweeps.trackers.naming.evidence import Evidence, ReadSeries, look_at
 from surge_sweeps.trackers.naming.frameworks import Framework
+from surge_sweeps.trackers.naming.given_steps import GivenStep
 from surge_sweeps.trackers.naming.names import OWN_STEP, AmbiguousNameError, StepAxis
 from surge_sweeps.trackers.stored_runs import StoredRun
 
@@ -47,7 +48,7 @@ def choose_axis(
     problems: list[Problem],
     *,
     own: bool,
-    trusted: bool,
+    given: GivenStep | None,
     read: ReadSeries,
     others: Sequence[StoredRun] = (),
     look: bool = False,
@@ -58,7 +59,8 @@ def choose_axis(
         runs: the runs that decide, all with the loss. framework: theirs. asked: the user's choice of a metric.
         counters: metrics of theirs that count what was seen, best first. scale: what a step adds to them.
         problems: what is worth telling is added.
-        own: they are of this tool's own run record. trusted: the store's own step is the optimizer step in any case.
+        own: they are of this tool's own run record. given: the program gave the store's own step, as on MLflow; None:
+            the store may have counted it by itself.
         read: the rows of some runs, to see what the store's own step counts. others: further runs with the loss, which
             do not decide.
         look: at every row, even of this tool's own runs where the newest values agree.
@@ -73,12 +75,14 @@ def choose_axis(
         if asked != OWN_STEP and runs and asked not in names:
             raise UnknownNameError("metric", asked, names)
         return ChosenAxis(StepAxis(None if asked == OWN_STEP else asked), f"{asked}, as asked for")
-    if trusted or not runs:
+    if given is not None and own and framework is None:
+        given.check()
+    if not runs or (given is not None and own and framework is None):
         return ChosenAxis(StepAxis(), "the store's own step")
 
     whole = set.intersection(*(set(run.metrics) for run in runs))
     if framework is not None:
-        for axis in framework.steps:
+        for axis in (*framework.steps, *([StepAxis()] if given and framework.given_step else [])):
             if axis.metric is None or axis.metric in whole:
                 return ChosenAxis(axis, _of_framework(axis, framework, scale))
     evidence: dict[Counter, Evidence] = {}
@@ -99,11 +103,16 @@ def choose_axis(
             problems.append(Problem(None, f"{what}: it is taken for the optimizer step in all"))
         why = f"{OWN_STEP}, which {counter.metric} confirms"
         return ChosenAxis(StepAxis(), why, confirmed_by, left_out=left_out)
-    if framework is None and not own and (step := _step_metric(runs, whole, counters, scale)) is not None:
+    named = (framework is None and not own) or (given is not None and framework is not None)
+    if named and (step := _step_metric(runs, whole, counters, scale)) is not None:
+        if given is not None and all(run.metrics[step].value == run.metrics[step].step for run in runs):
+            return ChosenAxis(StepAxis(), f"{OWN_STEP}, which {step} confirms")
         return ChosenAxis(StepAxis(step), f"{step}, by its name", is_doubtful=True)
     for counter in counters:
         if counter.metric in whole and all(scale.step_of(run, counter.counts) is not None for run in runs):
             return _from_counter(runs, counter, scale, evidence[counter], problems, own)
+    if given is not None:
+        return ChosenAxis(StepAxis(), given.why(problems))
     raise _no_axis(names, framework)
 
 

@@ -19,6 +19,7 @@ from surge_sweeps.trackers.naming.counters import (
 )
 from surge_sweeps.trackers.naming.evidence import ReadSeries
 from surge_sweeps.trackers.naming.frameworks import PROCESS_KEYS, Framework
+from surge_sweeps.trackers.naming.given_steps import GivenStep
 from surge_sweeps.trackers.naming.kinds import OWN_RECORD, LoggedBy, logged_by, others_left_out, vote
 from surge_sweeps.trackers.naming.losses import CountPoints, choose_loss, deciding_runs
 from surge_sweeps.trackers.naming.names import (
@@ -27,6 +28,7 @@ from surge_sweeps.trackers.naming.names import (
     number,
     unit_metric,
 )
+from surge_sweeps.trackers.naming.nested import without_curve, without_loss
 from surge_sweeps.trackers.naming.parameters import (
     Settings,
     choose_lr,
@@ -54,7 +56,7 @@ def choose_names(
 
     Args:
         stored: every run. options: what the user named, and the batch unit.
-        own_step: the store's own step is the optimizer step whoever logged it.
+        own_step: the store's own step is one that the program gave with each point.
         read: the series of some runs, for a look at what the store's own step counts.
         count: how many points of a metric runs have; without it no loss is passed over for having one a run.
         look: at every row of every run, whatever the newest values say.
@@ -64,6 +66,8 @@ def choose_names(
         AmbiguousNameError: several names that are not the same thing; the message lists them and the flag to give.
         SurgeError: nothing tells the optimizer step.
     """
+    parents = without_loss(stored, options.loss)
+    stored = [run for run in stored if run.run not in parents]
     kinds = {run.run: logged_by(run) for run in stored}
     kind, voters = vote(stored, kinds, options)
     settings = Settings(voters, kind.own, kind.framework)
@@ -77,6 +81,8 @@ def choose_names(
         run for run in voters if number(run.params.get(lr)) is not None and batch.of(run.params) is not None
     ]
     loss = choose_loss(usable, kind.framework, options.loss, kind.own, problems, count)
+    parents |= without_curve(usable, loss, read, problems)
+    usable = [run for run in usable if run.run not in parents]
     decisive = [run for run in deciding_runs(usable) if loss in run.metrics]
     deciding = {run.run for run in decisive}
     scale = Scale(batch, "tokens" if options.batch_unit == "tokens" else "examples", length)
@@ -91,7 +97,7 @@ def choose_names(
         scale,
         problems,
         own=kind.own,
-        trusted=own_step,
+        given=GivenStep(decisive, loss, kind.framework, kind.record, read) if own_step else None,
         read=read,
         others=[run for run in usable if loss in run.metrics and run.run not in deciding],
         look=look,
@@ -112,9 +118,12 @@ def choose_names(
         ignored=_ignored(settings, lr, seed, batch.keys),
         foreign=not kind.own,
         problems=tuple(problems),
-        left_out={}
-        if own_step or options.step is not None
-        else chosen.left_out | others_left_out(kinds, kind),
+        left_out=parents
+        | (
+            {}
+            if (own_step and kind.own) or options.step is not None
+            else chosen.left_out | others_left_out(kinds, kind)
+        ),
         confirmed_by=chosen.confirmed_by,
         doubtful_step=chosen.is_doubtful,
     )

@@ -38,6 +38,7 @@ class Framework:
         eval_pattern: regular expression of further evaluation losses, one for each held-out set.
         steps: where optimizer steps are counted; the first one there is. Empty: nothing the framework logs does.
         no_steps: why, for the error message. caveat: what to know of those steps, for the report.
+        given_step: on MLflow the step given with each point is the optimizer step.
         examples, tokens: metrics that count what was seen.
         lr, seed, sequence_length: settings. batch: the settings of the batch size, best first.
     """
@@ -51,12 +52,18 @@ class Framework:
     steps: tuple[StepAxis, ...] = (StepAxis(),)
     no_steps: str = ""
     caveat: str = ""
+    given_step: bool = False
     examples: tuple[str, ...] = ()
     tokens: tuple[str, ...] = ()
     lr: tuple[str, ...] = ()
     batch: tuple[BatchKeys, ...] = ()
     seed: tuple[str, ...] = ("seed",)
     sequence_length: tuple[str, ...] = ()
+
+
+LIGHTNING_BEHIND = (
+    "Lightning writes one optimizer step too few beside a validation loss, so its steps may be one too low"
+)
 
 
 def _all(*names: str) -> frozenset[str]:
@@ -67,7 +74,8 @@ FRAMEWORKS: tuple[Framework, ...] = (
     # transformers/integrations/integration_utils.py: WandbCallback logs every row with train/global_step =
     # state.global_step, which counts optimizer steps, accumulation done; _step counts log calls. The configuration is
     # TrainingArguments.to_dict(), which has no number of processes (older ones log train_batch_size, which is that of
-    # one process, too). MLflowCallback logs `loss` and `eval_loss` at step global_step. TRL and axolotl log through it.
+    # one process, too). MLflowCallback logs `loss` and `eval_loss` with step=state.global_step (seen in runs of 5.23);
+    # its parameters are those arguments over the model's configuration. TRL and axolotl log through it.
     Framework(
         "Transformers",
         (_all("train/global_step"),),
@@ -75,6 +83,7 @@ FRAMEWORKS: tuple[Framework, ...] = (
         eval_losses=("eval/loss", "eval_loss"),
         train_losses=("train/loss", "loss"),
         steps=(StepAxis("train/global_step"),),
+        given_step=True,
         tokens=("train/num_input_tokens_seen", "num_input_tokens_seen"),
         lr=("learning_rate",),
         batch=(BatchKeys(("per_device_train_batch_size", "gradient_accumulation_steps"), per_process=True),),
@@ -88,6 +97,7 @@ FRAMEWORKS: tuple[Framework, ...] = (
         eval_losses=("val_loss", "validation_loss"),
         train_losses=("reduced_train_loss",),
         steps=(StepAxis("trainer/global_step"), StepAxis("global_step")),
+        given_step=True,
         examples=("consumed_samples",),
         lr=("optim.lr", "optimizer.lr", "optim.config.lr"),
         batch=(BatchKeys(("global_batch_size",)),),
@@ -113,7 +123,27 @@ FRAMEWORKS: tuple[Framework, ...] = (
         "Lightning",
         (_all("trainer/global_step"),),
         steps=(StepAxis("trainer/global_step"),),
-        caveat="Lightning writes one optimizer step too few beside a validation loss, so its steps may be one too low",
+        caveat=LIGHTNING_BEHIND,
+    ),
+    # mlflow/pytorch/_lightning_autolog.py (seen in runs of 3.17): metrics with step=current_epoch, counted from 0; with
+    # log_every_n_step those logged by training steps alone have Trainer.global_step. Parameters: `epochs`,
+    # `optimizer_name` and the optimizer's own defaults; no batch size. Losses are called as the user likes.
+    Framework(
+        "MLflow's autologging of Lightning",
+        (),
+        settings=(_all("epochs", "optimizer_name", "lr", "weight_decay"),),
+        steps=(),
+        no_steps="MLflow's autologging gives the epoch as the step",
+        lr=("lr",),
+    ),
+    # mlflow/optuna/storage.py (seen in runs of 3.17 with Optuna 5.0): one nested run a trial, `intermediate_value` with
+    # the step of trial.report, `value` at the end; parameters as the program has them; a pruned trial is KILLED.
+    Framework(
+        "Optuna",
+        (_all("intermediate_value"),),
+        eval_losses=("intermediate_value",),
+        steps=(),
+        no_steps="Optuna keeps the step that the program gave to trial.report, often the epoch",
     ),
     # torchtitan/components/metrics.py: wandb.log(metrics, step=step), the optimizer step since gradient accumulation
     # came. global_batch_size is -1 where it was left to the number of processes.
