@@ -77,7 +77,7 @@ def write_project_report(
     folder = output if output is not None else Path("reports") / _folder_name(project, place, read)
     if folder.exists() and not folder.is_dir():
         raise SurgeError(f"{folder} is a file.", "Name a folder with --output.")
-    target = None if publish is None else publish_target(publish, project, place)
+    target = None if publish is None else publish_target(publish, project, place, uri)
     curves = _collect(project, place, read, uri, quiet=quiet)
     result, cells = _fit(curves, asked, quiet=quiet)
     paths = write_report(result, cells, folder, curves.read_as)

@@ -127,18 +127,20 @@ def report(
         bool,
         typer.Option(
             "--publish",
-            help="Write the result back to the W&B project: a run of job type surge-report with tables, an artifact"
-            " and a summary. Publishing again updates it.",
+            help="Write the result back to where the runs are. W&B: a run of job type surge-report with tables, an"
+            " artifact and a summary. MLflow: a note, pictures, tables, metrics and saved views on the sweep's parent"
+            " run, or on a run surge-report where there is not just one. Publishing again updates it.",
         ),
     ] = False,
     publish_to: Annotated[
         str | None,
-        typer.Option(help="Publish in this W&B project (entity/project) instead, from a table for example."),
+        typer.Option(help="Publish in this W&B project (entity/project) instead, for example from a table."),
     ] = None,
     wandb_page: Annotated[
         bool,
         typer.Option(
-            "--wandb-page", help="When publishing, also write a W&B report: the result above live panels."
+            "--wandb-page",
+            help="When publishing on W&B, also write a W&B report: the result above live panels.",
         ),
     ] = False,
     cache: Annotated[

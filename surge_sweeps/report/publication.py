@@ -27,10 +27,9 @@ from surge_sweeps.report.static_figures import FigureSet, static_figures
 from surge_sweeps.report.tables import optimal_lr_table
 from surge_sweeps.report.words import bound_of
 from surge_sweeps.trackers.base import Scalar
-from surge_sweeps.trackers.publication import Publication, PublishedTable, RunNames
+from surge_sweeps.trackers.publication import METRIC_PREFIX, Publication, PublishedTable, RunNames
 
-#: In front of every metric name.
-PREFIX = "surge"
+PREFIX = METRIC_PREFIX.rstrip("/")
 
 #: Axes of the scatter chart. Trackers' ready charts have linear axes, and both quantities go in octaves or decades.
 LOG_BATCH, LOG_LR = "log2 batch size", "log10 learning rate"
@@ -97,21 +96,22 @@ def key_results(fit: SurgeFit) -> dict[str, Scalar]:
 
 
 def headline_of(info: ReportInfo) -> str:
-    """The recommendation in one line of plain text; of several groups, that of the first one that has one."""
+    """The recommendation, one line of Markdown; of several groups, that of the first one that has one."""
     if not info.groups:
-        return f"No result. {info.empty}"
+        return plain(f"No result. {info.empty}")
     first = next((group for group in info.groups if group.advised), info.groups[0])
     others = len(info.groups) - 1
     label = f"{first.label}: " if others else ""
     more = f" ({counted(others, 'more group')} below.)" if others else ""
-    return f"{label}{first.recommendation}{more}"
+    return plain(f"{label}{first.recommendation}{more}")
 
 
 def curves_of(fit: SurgeFit) -> dict[str, tuple[tuple[int, float], ...]]:
     """What changes along the batch size or the loss, by metric name; bounds are no points.
 
-    `surge/GROUP/TARGET/optimal_lr_by_batch_size` has the batch size as its step. `surge/GROUP/drift/loss`, `b_peak` and
-    `b_crit` have the place of the loss, 1 for the highest, so that a chart can put one over the other.
+    `surge/GROUP/TARGET/optimal_lr_by_batch_size` has the batch size as its step. `loss_by_rank`, `b_peak_by_rank` and
+    `b_crit_by_rank` under `surge/GROUP/drift` have the rank of the loss, 1 for the highest, so that a chart can put one
+    over the other.
     """
     found: dict[str, tuple[tuple[int, float], ...]] = {}
     for name, group, targets in _named(fit):
@@ -140,7 +140,7 @@ def _drift_curves(place: str, group: GroupFit) -> dict[str, tuple[tuple[int, flo
                 found[name.lower()].append((rank, interval.estimate))
     if not found["b_peak"] and not found["b_crit"]:
         return {}
-    return {f"{place}/{name}": tuple(points) for name, points in found.items()}
+    return {f"{place}/{name}_by_rank": tuple(points) for name, points in found.items()}
 
 
 def _named(fit: SurgeFit) -> Iterator[tuple[str, GroupFit, list[tuple[str, TargetFit]]]]:

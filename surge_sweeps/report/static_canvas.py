@@ -7,6 +7,7 @@ the same bytes.
 from __future__ import annotations
 
 import io
+import math
 import textwrap
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -20,11 +21,13 @@ from surge_sweeps.report.markers import extent, open_ends
 from surge_sweeps.report.numbers import batch_text, log_ticks, lr_text
 from surge_sweeps.report.palette import GRID, INK, MUTED, PAPER, SHADE
 
-#: Inches; the notes of MLflow show a picture about this wide.
-SIZE = (8.0, 4.5)
-DOTS_PER_INCH = 130
+#: Inches. MLflow shows a note's pictures dot for dot and scrolls wider ones, so 720 dots is what its column holds.
+SIZE = (7.2, 4.3)
+DOTS_PER_INCH = 100
 #: Letters of a title that an inch holds.
-_TITLE_LETTERS = 10
+_TITLE_LETTERS = 9.5
+#: Inches of a letter of the legend, and of the mark before it with the gap behind.
+_LETTER_INCHES, _MARK_INCHES = 0.069, 0.55
 
 _BOUND = "bound: the truth lies on the arrow's side"
 _CARETS = {"above": "^", "below": "v"}
@@ -38,7 +41,13 @@ def new_canvas(title: str, panels: int = 1, *, size: tuple[float, float] = SIZE)
     axes = list(figure.subplots(1, panels, squeeze=False)[0])
     lines = textwrap.wrap(title, round(_TITLE_LETTERS * size[0]))
     figure.suptitle(
-        safe("\n".join(lines)), x=0.01, ha="left", fontsize=12, fontweight="bold", color=INK, linespacing=1.3
+        safe("\n".join(lines)),
+        x=0.01,
+        ha="left",
+        fontsize=11.5,
+        fontweight="bold",
+        color=INK,
+        linespacing=1.3,
     )
     for one in axes:
         quiet_axes(one)
@@ -158,13 +167,24 @@ def shade(colour: str) -> tuple[float, float, float, float]:
 
 
 def legend_below(figure: Any, axes: Any, columns: int = 3) -> None:
-    """One legend under the panels."""
+    """One legend under the panels, in as many columns, up to `columns`, as the figure is wide."""
     handles, labels = axes.get_legend_handles_labels()
-    if handles:
-        figure.legend(
-            handles, labels, loc="outside lower left", ncols=min(columns, len(labels)), frameon=False,
-            fontsize=9, labelcolor=INK, handlelength=1.8, columnspacing=1.6,
-        )  # fmt: skip
+    if not handles:
+        return
+    figure.legend(
+        handles, labels, loc="outside lower left", ncols=_fitting_columns(labels, columns, figure.get_figwidth()),
+        frameon=False, fontsize=8.5, labelcolor=INK, handlelength=1.8, columnspacing=1.6,
+    )  # fmt: skip
+
+
+def _fitting_columns(labels: Sequence[str], most: int, width: float) -> int:
+    """How many columns of these labels, filled one after the other, fit `width` inches."""
+    for columns in range(min(most, len(labels)), 1, -1):
+        rows = math.ceil(len(labels) / columns)
+        widest = [max(map(len, labels[start : start + rows])) for start in range(0, len(labels), rows)]
+        if sum(_MARK_INCHES + _LETTER_INCHES * letters for letters in widest) <= width:
+            return columns
+    return 1
 
 
 def png(figure: Any) -> bytes:

@@ -134,7 +134,7 @@ def draw_optima(info: OptimaInfo, title: str) -> Any:
 
 def draw_scales(infos: Sequence[ScaleInfo], title: str) -> Any:
     """B_peak and B_crit against the loss, which falls to the right; the batch sizes that were run are shaded."""
-    figure, panels = new_canvas(title, len(infos), size=(SIZE[0] if len(infos) > 1 else 6.0, SIZE[1]))
+    figure, panels = new_canvas(title, len(infos), size=(SIZE[0] if len(infos) > 1 else 5.6, SIZE[1]))
     for axes, info in zip(panels, infos, strict=True):
         points = [point for series in info.series for point in series.points]
         axes.axhspan(*info.measured, color=shade(SHADE), linewidth=0, zorder=0)

@@ -13,6 +13,18 @@ from typing import NamedTuple
 
 from surge_sweeps.trackers.base import Scalar
 
+#: In front of every metric name.
+METRIC_PREFIX = "surge/"
+
+
+def is_curve(metric: str) -> bool:
+    """Whether a metric name is one of `Publication.curves`, by its form alone.
+
+    >>> is_curve("surge/all/reach/optimal_lr_by_batch_size"), is_curve("surge/all/reach/b_peak")
+    (True, False)
+    """
+    return "_by_" in metric.rpartition("/")[2]
+
 
 @dataclass(frozen=True)
 class PublishedTable:
@@ -35,12 +47,15 @@ class RunNames:
         loss: the metric that was read.
         lr, batch_size: keys of the configuration; None where it is none that a tracker could plot.
         examples: the metric that counts examples seen; None: the runs have none.
+        seed: key of the configuration. groups: further keys that tell apart what must not be averaged.
     """
 
     loss: str
     lr: str | None = None
     batch_size: str | None = None
     examples: str | None = None
+    seed: str | None = None
+    groups: tuple[str, ...] = ()
 
 
 class PublishedFigure(NamedTuple):
@@ -65,9 +80,9 @@ class Publication:
         optima: every optimal learning rate, one row per group, target and batch size.
         chart: the points of a scatter chart; the first two columns are its axes.
         files: file name -> content.
-        headline: the recommendation in one line of plain text.
-        curves: metric name -> its points, a whole number (the batch size, or the place of a loss) and a value; values
-            that the data identify alone.
+        headline: the recommendation, one line of Markdown.
+        curves: metric name (see `is_curve`) -> its points: a whole number, which is the batch size or the rank of a
+            loss, and a value; values that the data identify alone.
         figures: still figures, the most important one first; empty for a tracker that draws its own.
         runs: the names that the runs use; None where the runs are not on the tracker that shows this.
     """

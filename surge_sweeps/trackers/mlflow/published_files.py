@@ -1,0 +1,138 @@
+"""The files of a publication among a run's artifacts: written, and those of an earlier publication removed.
+
+Tables are written in the form of MLflow's own `log_table`, which its UI shows as tables; the client's function would
+add the rows to those of the last publication.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from surge_sweeps.errors import TrackerError
+from surge_sweeps.extras import require
+from surge_sweeps.trackers.base import Scalar
+from surge_sweeps.trackers.mlflow.note import FIGURES, FOLDER
+from surge_sweeps.trackers.publication import Publication, PublishedTable
+
+TABLES = f"{FOLDER}/tables"
+#: The tag by which MLflow's UI knows which files are tables.
+TABLES_TAG = "mlflow.loggedArtifacts"
+#: Of numbers in tables; the files hold all of them.
+_DIGITS = 5
+
+
+def artifacts_of(publication: Publication) -> dict[str, bytes]:
+    """Path -> content of everything that is published as a file.
+
+    >>> empty = PublishedTable((), ())
+    >>> one = Publication("t", "", "a", "d", {"surge/groups": 1}, empty, empty, {"fit.json": b"{}"})
+    >>> list(artifacts_of(one))
+    ['surge/fit.json', 'surge/tables/optimal_lr.json', 'surge/tables/key_results.json']
+    """
+    results = PublishedTable(("result", "value"), tuple(publication.scalars.items()))
+    tables = {"optimal_lr": publication.optima, "key_results": results}
+    return (
+        {f"{FOLDER}/{name}": content for name, content in publication.files.items()}
+        | {f"{FIGURES}/{figure.file}": figure.content for figure in publication.figures}
+        | {f"{TABLES}/{name}.json": _table_json(table) for name, table in tables.items()}
+    )
+
+
+def write_artifacts(client: Any, run: Any, artifacts: Mapping[str, bytes]) -> tuple[str, ...]:
+    """Make the run's folder `FOLDER` hold just these; returns what the artifact store did not let us remove.
+
+    Args:
+        client: of the store. run: as the client returned it. artifacts: path -> content, all inside `FOLDER`.
+
+    Raises:
+        TrackerError: the artifacts lie in a folder of the server's own host. Whatever the store raises.
+    """
+    run_id = run.info.run_id
+    if artifacts:
+        with tempfile.TemporaryDirectory(prefix="surge-publish-") as folder:
+            for path, content in artifacts.items():
+                file = Path(folder) / Path(path).relative_to(FOLDER)
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_bytes(content)
+            client.log_artifacts(run_id, folder, FOLDER)
+    stale = [path for path in _files_in(client, run_id, FOLDER) if path not in artifacts]
+    if not stale:
+        return ()
+    registry = require("mlflow.store.artifact.artifact_repository_registry", "mlflow")
+    store = registry.get_artifact_repository(run.info.artifact_uri, tracking_uri=client.tracking_uri)
+    for path in stale:
+        # Not every kind of store can; what is left is looked for below.
+        store.delete_artifacts(path)
+    return tuple(path for path in _files_in(client, run_id, FOLDER) if path not in artifacts)
+
+
+def tables_tag(earlier: str, artifacts: Mapping[str, bytes]) -> str:
+    """The tag that names a run's tables: ours, and those that others logged.
+
+    >>> tables_tag("", {"surge/tables/a.json": b""})
+    '[{"path": "surge/tables/a.json", "type": "table"}]'
+    """
+    try:
+        found = json.loads(earlier or "[]")
+    except ValueError:
+        found = []
+    others = [
+        one
+        for one in (found if isinstance(found, list) else [])
+        if not (isinstance(one, dict) and str(one.get("path", "")).startswith(f"{TABLES}/"))
+    ]
+    ours = [{"path": path, "type": "table"} for path in artifacts if path.startswith(f"{TABLES}/")]
+    return json.dumps([*others, *ours])
+
+
+def check_artifact_place(tracking_uri: str, artifact_uri: str) -> None:
+    """Refuse a server whose artifacts go to a folder that only the server's own host has.
+
+    MLflow's client would write them into a folder of that name on this machine, where nobody sees them.
+
+    Raises:
+        TrackerError: with what to do.
+    """
+    parts = urlsplit(artifact_uri)
+    if urlsplit(tracking_uri).scheme not in ("http", "https") or parts.scheme not in ("", "file"):
+        return
+    folder = Path(unquote(parts.path))
+    # ROOT/EXPERIMENT/RUN/artifacts, and the root is made with the first artifact.
+    around = folder.parents[min(3, len(folder.parents) - 1)]
+    if not around.is_dir():
+        raise TrackerError(
+            f"the server keeps artifacts in {str(folder)!r}, a folder of its own host that is not on this machine.",
+            "Start the server with --artifacts-destination, which takes them over HTTP, or publish on its host.",
+        )
+
+
+def _files_in(client: Any, run_id: str, folder: str) -> Iterator[str]:
+    for one in client.list_artifacts(run_id, folder):
+        if one.is_dir:
+            yield from _files_in(client, run_id, one.path)
+        else:
+            yield one.path
+
+
+def _table_json(table: PublishedTable) -> bytes:
+    """A table as the UI shows it best: what tells rows apart in front, nothing that is empty, digits to read."""
+    columns = [(name, [_shown(row[place]) for row in table.rows]) for place, name in enumerate(table.columns)]
+    filled = [(name, values) for name, values in columns if any(value is not None for value in values)]
+    ordered = sorted(filled, key=lambda column: len(set(column[1])) == 1)
+    found = {
+        "columns": [name for name, _ in ordered],
+        "data": list(zip(*(values for _, values in ordered), strict=True)),
+    }
+    return json.dumps(found, allow_nan=False, ensure_ascii=False).encode("utf-8")
+
+
+def _shown(value: Scalar | None) -> Scalar | None:
+    if not isinstance(value, float):
+        return value
+    return float(f"{value:.{_DIGITS}g}") if math.isfinite(value) else None

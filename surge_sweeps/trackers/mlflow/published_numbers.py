@@ -1,0 +1,87 @@
+"""The key results of a publication as metrics and tags of a run.
+
+MLflow keeps every value of a metric and deletes none. So a number's step is the number of the publication, counted
+from 0, and the newest one is MLflow's latest value; a point of a curve has its batch size (or the rank of its loss) as
+step, and is logged only where it differs from the newest point there. What no longer holds gets NaN as its newest
+value. Words and the ends of intervals are tags, which are replaced and removed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from surge_sweeps.extras import require
+from surge_sweeps.trackers.publication import METRIC_PREFIX, is_curve
+
+#: In front of the tags of results; what follows is the metric name without its prefix.
+RESULT_TAG = "surge.result."
+_ENDS = ("_low", "_high")
+
+
+class Moment(NamedTuple):
+    """Which publication of a run it is, counted from 0, and when it began, in ms since 1970."""
+
+    number: int
+    stamp_ms: int
+
+
+def result_tags(scalars: Mapping[str, Any]) -> dict[str, str]:
+    """The results that are words, and numbers that would be a chart each: ends of intervals, counts of the whole.
+
+    >>> result_tags({"surge/all/verdict": "surge", "surge/all/b_peak": 30.0, "surge/all/b_peak_low": 20.0})
+    {'surge.result.all/verdict': 'surge', 'surge.result.all/b_peak_low': '20.0'}
+    """
+    return {
+        f"{RESULT_TAG}{name.removeprefix(METRIC_PREFIX)}": str(value)
+        for name, value in scalars.items()
+        if not _is_metric(name, value)
+    }
+
+
+def new_points(
+    client: Any,
+    run: Any,
+    scalars: Mapping[str, Any],
+    curves: Mapping[str, tuple[tuple[int, float], ...]],
+    now: Moment,
+) -> list[Any]:
+    """The points to log, so that the newest of each metric are these results and no others.
+
+    Args:
+        client: of the store. run: as the client returned it. scalars, curves: as of `Publication`. now: this time.
+    """
+    metric = require("mlflow.entities", "mlflow").Metric
+    latest = {name: value for name, value in run.data.metrics.items() if name.startswith(METRIC_PREFIX)}
+    numbers = {name: float(value) for name, value in scalars.items() if _is_metric(name, value)}
+    gone = {name for name, value in latest.items() if name not in numbers and not math.isnan(value)}
+    numbers |= {name: math.nan for name in gone if not is_curve(name)}
+    found = [metric(name, value, now.stamp_ms, now.number) for name, value in numbers.items()]
+    for name in [*curves, *(one for one in latest if is_curve(one) and one not in curves)]:
+        known = _newest(client.get_metric_history(run.info.run_id, name)) if name in latest else {}
+        for step, value in _changes(known, dict(curves.get(name, ()))):
+            found.append(metric(name, value, now.stamp_ms, step))
+    return found
+
+
+def _is_metric(name: str, value: object) -> bool:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and not name.endswith(_ENDS) and name.count("/") > 1
+
+
+def _newest(history: Any) -> dict[int, float]:
+    """Step -> the value logged last there."""
+    return {point.step: point.value for point in sorted(history, key=lambda point: point.timestamp)}
+
+
+def _changes(known: Mapping[int, float], wanted: Mapping[int, float]) -> Iterator[tuple[int, float]]:
+    """(step, value) of what differs; NaN where a point is gone.
+
+    >>> list(_changes({4: 0.1, 8: 0.2, 16: float("nan")}, {4: 0.1, 32: 0.4}))
+    [(32, 0.4), (8, nan)]
+    """
+    yield from ((step, value) for step, value in wanted.items() if known.get(step) != value)
+    for step, value in known.items():
+        if step not in wanted and not math.isnan(value):
+            yield step, math.nan
