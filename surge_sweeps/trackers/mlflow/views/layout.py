@@ -7,13 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from surge_sweeps.trackers.mlflow.views.measured import (
-    LOG_BATCH_SIZE,
-    LOG_LR,
-    PAGE_RUNS,
-    ViewNames,
-    group_keys,
-)
+from surge_sweeps.trackers.mlflow.record import AXIS_BATCH_SIZE, AXIS_LR
+from surge_sweeps.trackers.mlflow.views.measured import PAGE_RUNS, ViewNames, group_keys
 
 #: Sections of the pages, top to bottom.
 _SWEEP = "surge-sweep"
@@ -28,18 +23,18 @@ def trials_state(names: ViewNames, query: str, *, has_logs: bool, is_paged: bool
         names: of what the runs hold. query: which runs. has_logs: whether the runs hold logarithms, see `Measured`.
         is_paged: whether there are more runs than MLflow loads at first.
     """
-    shown = f"the {PAGE_RUNS} best runs" if is_paged else "every run that has a finite one"
+    shown = f"the {PAGE_RUNS} best runs" if is_paged else "each run"
     charts = [_parallel(names, has_logs), _scatter(names, has_logs), _curves(names)]
     return _state(names, query, charts, shown, has_logs)
 
 
-def means_state(names: ViewNames, query: str, *, has_logs: bool, is_part: bool) -> dict[str, object]:
+def means_state(names: ViewNames, query: str, *, has_logs: bool, left_out: str) -> dict[str, object]:
     """The page of the means over seeds; `group_keys` must not be empty.
 
     Args:
-        is_part: whether the query leaves out groups, see `whole_groups`. The others as in `trials_state`.
+        left_out: which groups the query leaves out, a few words, or empty. The others as in `trials_state`.
     """
-    shown = "mean over seeds near the best" if is_part else "mean over seeds"
+    shown = ", ".join(part for part in ("mean over seeds", left_out) if part)
     charts = [_contour(names, has_logs), _scatter(names, has_logs), _curves(names)]
     keys = [{"mode": "param", "groupByData": key} for key in group_keys(names)]
     state = _state(names, query, charts, shown, has_logs)
@@ -55,7 +50,7 @@ def _state(
 ) -> dict[str, object]:
     params = [key for key in (*names.groups, names.batch_size, names.lr, names.seed) if key is not None]
     columns = [_metric(names.loss), *(f"params.`{key}`" for key in params)]
-    hidden = [_hidden(name) for name in (LOG_LR, LOG_BATCH_SIZE)] if has_logs else []
+    hidden = [_hidden(name) for name in (AXIS_LR, AXIS_BATCH_SIZE)] if has_logs else []
     return {
         "searchFilter": query,
         # Sorted by a metric the table is flat: otherwise trials hide, charts and all, until their parent is opened.
@@ -92,7 +87,7 @@ def _parallel(names: ViewNames, has_logs: bool) -> dict[str, object] | None:
     metrics = [names.loss]
     if has_logs:
         params = [key for key in (names.seed,) if key is not None]
-        metrics = [LOG_BATCH_SIZE, LOG_LR, names.loss]
+        metrics = [AXIS_BATCH_SIZE, AXIS_LR, names.loss]
     if len(params) + len(metrics) < 2:
         return None
     return _chart("parallel", _SWEEP, "PARALLEL") | {
@@ -113,7 +108,7 @@ def _scatter(names: ViewNames, has_logs: bool) -> dict[str, object] | None:
 
 
 def _contour(names: ViewNames, has_logs: bool) -> dict[str, object]:
-    size = (LOG_BATCH_SIZE, "METRIC") if has_logs else (names.batch_size, "PARAM")
+    size = (AXIS_BATCH_SIZE, "METRIC") if has_logs else (names.batch_size, "PARAM")
     return _chart("contour", _SWEEP, "CONTOUR") | {
         "xaxis": _lr_axis(names, has_logs),
         "yaxis": {"key": size[0], "type": size[1]},
@@ -122,7 +117,7 @@ def _contour(names: ViewNames, has_logs: bool) -> dict[str, object]:
 
 
 def _lr_axis(names: ViewNames, has_logs: bool) -> dict[str, object]:
-    return {"key": LOG_LR, "type": "METRIC"} if has_logs else {"key": names.lr, "type": "PARAM"}
+    return {"key": AXIS_LR, "type": "METRIC"} if has_logs else {"key": names.lr, "type": "PARAM"}
 
 
 def _curves(names: ViewNames) -> dict[str, object]:

@@ -8,21 +8,20 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
 from typing import Any
 
+from surge_sweeps.curves import RESULT_STATUSES
 from surge_sweeps.trackers.mlflow.client import search_all_runs
-from surge_sweeps.trackers.mlflow.record import TAG_KIND
+from surge_sweeps.trackers.mlflow.record import AXIS_BATCH_SIZE, AXIS_LR, TAG_KIND, TAG_STATUS
 from surge_sweeps.trackers.mlflow.runs import STORED_INFINITY
 
 #: How many runs a page of MLflow loads at once.
 PAGE_RUNS = 100
 
-#: Metrics by which our own runs state their learning rate and batch size in logarithms, which MLflow can plot.
-LOG_LR = "hp/log10_lr"
-LOG_BATCH_SIZE = "hp/log2_batch_size"
+#: The parameters whose logarithms our own trials hold.
+_LOGGED = ("lr", "batch_size")
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ class Measured:
 
     Attributes:
         trials: those that hold the loss. only_trials: whether each of them is marked as a trial of ours.
-        has_logs: whether each holds its learning rate and batch size in logarithms too.
+        has_logs: whether those that ended hold their learning rate and batch size in logarithms too, as metrics.
     """
 
     trials: tuple[Trial, ...]
@@ -82,7 +81,8 @@ class Measured:
 def measure(client: Any, experiment_id: str, names: ViewNames) -> Measured:
     """Look at the runs that the views will show. Reads their newest values, not their curves."""
     trials: list[Trial] = []
-    only_trials = has_logs = True
+    only_trials = True
+    logs: set[bool] = set()
     keys = group_keys(names)
     for run in search_all_runs(client, experiment_id, names.sweep_filter):
         metrics, params = run.data.metrics, run.data.params
@@ -90,9 +90,12 @@ def measure(client: Any, experiment_id: str, names: ViewNames) -> Measured:
             continue
         loss = metrics[names.loss] if abs(metrics[names.loss]) < STORED_INFINITY else math.nan
         trials.append(Trial(run.info.run_id, loss, tuple(params.get(key) for key in keys)))
-        only_trials = only_trials and run.data.tags.get(TAG_KIND) == "trial"
-        has_logs = has_logs and LOG_LR in metrics and LOG_BATCH_SIZE in metrics
-    return Measured(tuple(trials), bool(trials) and only_trials, bool(trials) and has_logs)
+        is_trial = run.data.tags.get(TAG_KIND) == "trial"
+        only_trials = only_trials and is_trial
+        if not is_trial or run.data.tags.get(TAG_STATUS) in RESULT_STATUSES:
+            logs.add(AXIS_LR in metrics and AXIS_BATCH_SIZE in metrics)
+    has_logs = logs == {True} and (names.lr, names.batch_size) == _LOGGED
+    return Measured(tuple(trials), bool(trials) and only_trials, has_logs)
 
 
 def group_keys(names: ViewNames) -> tuple[str, ...]:
@@ -109,33 +112,73 @@ def group_keys(names: ViewNames) -> tuple[str, ...]:
 
 
 def whole_groups(trials: Iterable[Trial], limit: int = PAGE_RUNS) -> list[str]:
-    """The runs of whole groups: of each batch size the best learning rate, then of each the second best, and so on.
+    """The runs of whole groups: all groups if they fit, else an even part of the grid, with the best of each row in it.
 
-    A group in which a run diverged is left out: MLflow would average the others, or an infinity as a large number.
+    A row is a batch size, of one kind of run. A group in which a run diverged is left out: MLflow would average the
+    others, or an infinity as a large number.
 
     Args:
         trials: with the learning rate last in their group. limit: of runs.
 
     >>> trials = [Trial(f"{size}-{lr}-{seed}", abs(lr - 2), (str(size), str(lr)))
-    ...           for size in (8, 16) for lr in (1, 2, 4) for seed in (0, 1)]
-    >>> whole_groups(trials, 5)
-    ['8-2-0', '8-2-1', '16-2-0', '16-2-1']
+    ...           for size in (8, 16, 32) for lr in (1, 2, 4, 8) for seed in (0, 1)]
+    >>> len(whole_groups(trials, 24))
+    24
+    >>> whole_groups(trials, 10)
+    ['8-2-0', '8-2-1', '8-8-0', '8-8-1', '32-2-0', '32-2-1', '32-8-0', '32-8-1']
     """
     groups: dict[tuple[str | None, ...], list[Trial]] = defaultdict(list)
     for trial in trials:
         groups[trial.group].append(trial)
-    by_size: dict[tuple[str | None, ...], list[list[Trial]]] = defaultdict(list)
-    for group, members in groups.items():
-        if all(math.isfinite(trial.loss) for trial in members):
-            by_size[group[:-1]].append(members)
-    chosen: list[str] = []
-    for row in zip_longest(*(sorted(ranked, key=_mean_loss) for ranked in by_size.values()), fillvalue=[]):
-        for members in row:
-            if len(chosen) + len(members) > limit:
-                return chosen
-            chosen += [trial.run_id for trial in members]
-    return chosen
+    rows: dict[tuple[str | None, ...], list[list[Trial]]] = defaultdict(list)
+    for group in sorted(groups, key=_in_order):
+        if all(math.isfinite(trial.loss) for trial in groups[group]):
+            rows[group[:-1]].append(groups[group])
+    grid = list(rows.values())
+    if sum(len(members) for row in grid for members in row) > limit:
+        grid = _thinned(grid, limit // max(len(members) for row in grid for members in row))
+    return [trial.run_id for row in grid for members in row for trial in members]
 
 
-def _mean_loss(members: list[Trial]) -> float:
+def _thinned(grid: Sequence[list[list[Trial]]], budget: int) -> list[list[list[Trial]]]:
+    """An even part of a grid, of at most `budget` groups."""
+    if budget == 0:
+        return []
+    rows = min(len(grid), max(math.isqrt(budget), budget // max(map(len, grid))))
+    kept = []
+    for number in _evenly(len(grid), rows):
+        row = grid[number]
+        columns = _evenly(len(row), min(len(row), budget // rows))
+        best = min(range(len(row)), key=lambda column: _mean_loss(row[column]))
+        nearest = min(range(len(columns)), key=lambda place: abs(columns[place] - best))
+        columns[nearest] = best
+        kept.append([row[column] for column in columns])
+    return kept
+
+
+def _evenly(count: int, wanted: int) -> list[int]:
+    """`wanted` of the numbers below `count`, evenly spread, the ends among them.
+
+    >>> _evenly(9, 3), _evenly(9, 1)
+    ([0, 4, 8], [4])
+    """
+    if wanted == 1:
+        return [count // 2]
+    return [place * (count - 1) // (wanted - 1) for place in range(wanted)]
+
+
+def _in_order(group: tuple[str | None, ...]) -> list[tuple[int, float, str]]:
+    """Numbers by size, before other texts."""
+    return [_place(value or "") for value in group]
+
+
+def _place(text: str) -> tuple[int, float, str]:
+    try:
+        value = float(text)
+    except ValueError:
+        return 1, 0.0, text
+    return (0, value, text) if math.isfinite(value) else (1, 0.0, text)
+
+
+def _mean_loss(members: Sequence[Trial]) -> float:
     return math.fsum(trial.loss for trial in members) / len(members)

@@ -120,8 +120,8 @@ def _states(
     if not group_keys(names):
         return
     query = " AND ".join(part for part in (ours, names.sweep_filter) if part)
-    is_part = found.is_paged or found.has_diverged
-    if is_part:
+    left_out = "part of the grid" if found.is_paged else "none diverged" if found.has_diverged else ""
+    if left_out:
         chosen = whole_groups(found.trials)
         if not chosen:
             return
@@ -129,7 +129,7 @@ def _states(
         query = f"attributes.run_id IN ({listed})"
     yield (
         _view(experiment_id, names, "means", "mean over seeds"),
-        means_state(names, query, has_logs=found.has_logs, is_part=is_part),
+        means_state(names, query, has_logs=found.has_logs, left_out=left_out),
     )
 
 
