@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from surge_sweeps.cli.console import run, say, show_page, typer_app
+from surge_sweeps.cli.doctor import doctor
 from surge_sweeps.cli.launch import Agents, Quiet, Tracker, Uri, launch, run_all
 from surge_sweeps.cli.missing import missing
 from surge_sweeps.cli.new import new
@@ -20,6 +21,7 @@ app.command()(new)
 app.command()(launch)
 app.command()(missing)
 app.command()(ui)
+app.command()(doctor)
 
 
 @app.command()
