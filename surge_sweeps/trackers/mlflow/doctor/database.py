@@ -168,7 +168,10 @@ def _statistics(connection: Any, uri: str, points: int) -> Finding | None:
         )
         if not connection.exec_driver_sql(query).scalar():
             return None
-        meaning = "PostgreSQL may choose slow ways to read without them. Its autovacuum should have made them: is it off?"
+        meaning = (
+            "PostgreSQL may choose slow ways to read without them."
+            " Its autovacuum should have made them: is it off?"
+        )
         remedy, mend = "Run ANALYZE on MLflow's tables, a matter of seconds; nobody waits.", "ANALYZE"
     else:
         return None

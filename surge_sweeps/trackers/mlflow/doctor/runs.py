@@ -84,8 +84,8 @@ def _stale_parents(uri: str, runs: Sequence[RunFacts], is_launching: bool) -> Fi
     )
     return Finding(
         "stale-parents",
-        f"{counted(len(runs), 'sweep')} {_are(runs)} marked as running, and none of {'its' if len(runs) == 1 else 'their'}"
-        " trials is at work.",
+        f"{counted(len(runs), 'sweep')} {_are(runs)} marked as running, and no trial of"
+        f" {'it' if len(runs) == 1 else 'them'} is at work.",
         "The launch was probably killed. The results are not touched by it; the UI shows a sweep at work.",
         remedy,
         items=_titles(runs),
