@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from surge_sweeps.errors import SurgeError
 
@@ -20,6 +21,9 @@ Status = Literal["finished", "diverged", "capped", "crashed", "running", "stale"
 #: What was recorded of every run: its loss curve, or one number from a table: the final loss at a budget, the loss
 #: decrease over a horizon, the steps to a goal (learning rate already tuned), or nothing but a tuned learning rate.
 Observable = Literal["loss_curve", "final", "gain", "steps", "given"]
+
+#: What a batch size counts.
+BatchUnit = Literal["examples", "sequences", "tokens"]
 
 #: A run in one of these states is a result; the others are unfinished work.
 RESULT_STATUSES: tuple[Status, ...] = ("finished", "diverged", "capped")
@@ -58,9 +62,9 @@ class LossCurves:
             recorded hyper-parameter. `start_checkpoint` names the common checkpoint a run branched from, and
             `start_loss` the loss there; both are missing for a run from scratch. Where `observable` is `final`, `gain`
             or `steps`, `response` (float) holds it, NaN for a run that gave none; `lr` may be NaN for `steps`.
-        points: one row a logged loss. Columns `run`, `step` (int, optimizer steps done since the run's start),
-            `examples` (float, in `batch_unit`, seen since the run's start), `loss` (float; NaN and infinities kept).
-            Sorted by run and step, one row per run and step.
+        points: one row a logged loss. Columns `run` (categorical, since there may be 1e8 rows), `step` (int, optimizer
+            steps done since the run's start), `examples` (float, in `batch_unit`, seen since the run's start), `loss`
+            (float; NaN and infinities kept). Sorted by run and step, one row per run and step.
         problems: what was dropped or repaired, in the order found.
         project: what the user called it. source: where it was read, without secrets. loss_name: the metric read.
         batch_unit: what `batch_size` and `examples` count.
@@ -75,23 +79,71 @@ class LossCurves:
     project: str = ""
     source: str = ""
     loss_name: str = "loss"
-    batch_unit: Literal["examples", "sequences", "tokens"] = "examples"
+    batch_unit: BatchUnit = "examples"
     observable: Observable = "loss_curve"
     read_as: Mapping[str, str] = field(default_factory=dict)
     route: str = ""
 
     def results(self) -> LossCurves:
         """Only the runs that ended with a result: finished, diverged or capped."""
-        runs = self.runs[self.runs["status"].isin(RESULT_STATUSES)].reset_index(drop=True)
-        return self._with_runs(runs)
+        return self.select(self.runs["status"].isin(RESULT_STATUSES))
 
     def select(self, mask: pd.Series[bool]) -> LossCurves:
         """Only the runs where `mask`, aligned with `runs`, is true."""
-        return self._with_runs(self.runs[mask].reset_index(drop=True))
+        found = self.restrict(mask)
+        if found is self:
+            return self
+        names = set(found.runs["run"])
+        points = self.points[self.points["run"].isin(names)].reset_index(drop=True)
+        if isinstance(points["run"].dtype, pd.CategoricalDtype):
+            points["run"] = points["run"].cat.remove_unused_categories()
+        return replace(found, points=points)
 
-    def _with_runs(self, runs: pd.DataFrame) -> LossCurves:
-        points = self.points[self.points["run"].isin(set(runs["run"]))].reset_index(drop=True)
-        return replace(self, runs=runs, points=points)
+    def restrict(self, mask: pd.Series[bool]) -> LossCurves:
+        """Only the runs where `mask` is true, with the points of all, which are many and so are not copied.
+
+        `stretches` finds the points of the runs that are left.
+        """
+        if mask.all():
+            return self
+        return replace(self, runs=self.runs[mask].reset_index(drop=True))
+
+    def stretches(self) -> Stretches:
+        """Where the points of each run lie in `points`.
+
+        >>> runs = pd.DataFrame({"run": ["a", "b"], "lr": 0.1, "batch_size": 8, "seed": 0, "status": "finished"})
+        >>> points = pd.DataFrame({"run": ["b", "b"], "step": [0, 1], "loss": [3.0, 2.0]})
+        >>> [part.tolist() for part in build_curves(runs, points).stretches()]
+        [[0, 0], [0, 2]]
+        """
+        column = self.points["run"]
+        if not isinstance(column.dtype, pd.CategoricalDtype):
+            column = column.astype("category")
+        codes, names = column.cat.codes.to_numpy(), column.cat.categories
+        bounds = np.flatnonzero(codes[1:] != codes[:-1]) + 1 if len(codes) else np.empty(0, np.int64)
+        begins = np.concatenate([[0], bounds]).astype(np.int64)[: len(codes)]
+        starts = np.zeros(len(names) + 1, dtype=np.int64)
+        ends = np.zeros(len(names) + 1, dtype=np.int64)
+        starts[codes[begins]] = begins
+        ends[codes[begins]] = np.append(begins[1:], len(codes))[: len(begins)]
+        # The last entry, which -1 finds, is that of a run without points.
+        where = names.get_indexer(pd.Index(self.runs["run"])) if len(names) else -np.ones(len(self.runs), int)
+        return Stretches(starts[where], ends[where])
+
+
+class Stretches(NamedTuple):
+    """(n_runs,) where each run's points begin in a table of points, and end; the same where it has none."""
+
+    starts: NDArray[np.int64]
+    ends: NDArray[np.int64]
+
+
+class RunPoints(NamedTuple):
+    """The points of one run, by rising steps, one a step; `examples` is None, or NaN where they are not known."""
+
+    step: NDArray[np.int64]
+    loss: NDArray[np.float64]
+    examples: NDArray[np.float64] | None = None
 
 
 def build_curves(
@@ -102,7 +154,7 @@ def build_curves(
     project: str = "",
     source: str = "",
     loss_name: str = "loss",
-    batch_unit: Literal["examples", "sequences", "tokens"] = "examples",
+    batch_unit: BatchUnit = "examples",
     observable: Observable = "loss_curve",
     read_as: Mapping[str, str] | None = None,
     route: str = "",
@@ -127,12 +179,7 @@ def build_curves(
     >>> curves.problems
     (Problem(run='a', what='1 repeated step dropped, the last value of each kept'),)
     """
-    _require_columns(runs, RUN_COLUMNS, "runs")
     _require_columns(points, ("run", "step", "loss"), "points")
-    if runs["run"].duplicated().any():
-        raise SurgeError(
-            f"the run {runs.loc[runs['run'].duplicated(), 'run'].iloc[0]!r} stands twice in the table."
-        )
     found = list(problems)
     runs = _usable_runs(runs, found, lr_needed=observable != "steps")
     points = _ordered_points(points[points["run"].isin(set(runs["run"]))], found)
@@ -143,14 +190,74 @@ def build_curves(
         batch = points["run"].map(runs.set_index("run")["batch_size"])
         points.loc[unknown, "examples"] = (points["step"] * batch)[unknown]
     points["examples"] = points["examples"].astype(float)
+    points["run"] = points["run"].astype("category")
     points = points[list(POINT_COLUMNS)]
     return LossCurves(
         runs, points, tuple(found), project, source, loss_name, batch_unit, observable, read_as or {}, route
     )
 
 
+def curves_of_runs(
+    runs: pd.DataFrame,
+    points: dict[str, RunPoints],
+    *,
+    problems: Sequence[Problem],
+    project: str,
+    source: str,
+    loss_name: str,
+    batch_unit: BatchUnit,
+    read_as: Mapping[str, str],
+    route: str,
+) -> LossCurves:
+    """`build_curves` for loss curves that are in order already, without a copy of them all.
+
+    Args:
+        runs: as there. points: run -> its points; emptied on the way, so that what is read is held once.
+        problems: those met before. The others: see `LossCurves`.
+    """
+    found = list(problems)
+    runs = _usable_runs(runs, found, lr_needed=True)
+    parts = []
+    for run, batch_size in zip(runs["run"], runs["batch_size"], strict=True):
+        if run in points and len(points[run].step):
+            parts.append((run, int(batch_size), points[run]))
+    points.clear()
+    table = _point_table(parts)
+    return LossCurves(
+        runs, table, tuple(found), project, source, loss_name, batch_unit, "loss_curve", read_as, route
+    )
+
+
+def _point_table(parts: list[tuple[str, int, RunPoints]]) -> pd.DataFrame:
+    """The points of runs in one table; `parts`: (run, batch size, points), emptied column by column."""
+    names = pd.Index([run for run, _, _ in parts], dtype="str")
+    rows = np.array([len(points.step) for _, _, points in parts], dtype=np.int64)
+    width = np.int16 if len(parts) < 2**15 else np.int32
+    run = pd.Categorical.from_codes(np.repeat(np.arange(len(parts), dtype=width), rows), categories=names)
+    examples = np.empty(int(rows.sum()))
+    steps, losses, end = [np.empty(0, np.int64)], [np.empty(0)], 0
+    for _, batch_size, (step, loss, seen) in parts:
+        own = examples[end : end + len(step)]
+        np.multiply(step, batch_size, out=own, casting="unsafe")
+        if seen is not None:
+            np.copyto(own, seen, where=~np.isnan(seen))
+        end += len(step)
+        steps.append(step)
+        losses.append(loss)
+    parts.clear()
+    step = np.concatenate(steps)
+    steps.clear()
+    loss = np.concatenate(losses)
+    losses.clear()
+    return pd.DataFrame({"run": run, "step": step, "examples": examples, "loss": loss}, copy=False)
+
+
 def _usable_runs(runs: pd.DataFrame, found: list[Problem], *, lr_needed: bool) -> pd.DataFrame:
     """The runs with a learning rate and a batch size, typed and sorted; the others are named in `found`."""
+    _require_columns(runs, RUN_COLUMNS, "runs")
+    if runs["run"].duplicated().any():
+        twice = runs.loc[runs["run"].duplicated(), "run"].iloc[0]
+        raise SurgeError(f"the run {twice!r} stands twice in the table.")
     lr = pd.to_numeric(runs["lr"], errors="coerce").astype("float64")
     batch_size = pd.to_numeric(runs["batch_size"], errors="coerce").astype("float64")
     lr_usable = lr.between(*LR_RANGE) if lr_needed else lr.between(*LR_RANGE) | lr.isna()

@@ -6,7 +6,7 @@ one call has the same step and nearly the same time.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -30,6 +30,16 @@ class JoinedByStep:
     def route(self) -> str:
         """See `SeriesSource`."""
         return self._source.route
+
+    @property
+    def touched(self) -> Callable[[str, int], set[str] | None] | None:
+        """See `Reading`; None where the source has no such thing."""
+        return getattr(self._source, "touched", None)
+
+    @property
+    def unchanged(self) -> Callable[[Mapping[str, Series], str], set[str]] | None:
+        """See `Reading`; None where the source has no such thing."""
+        return getattr(self._source, "unchanged", None)
 
     def count(self, runs: Sequence[str], metric: str) -> list[int | None]:
         """See `SeriesSource`."""

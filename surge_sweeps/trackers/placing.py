@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from enum import IntEnum, auto
+from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
+from surge_sweeps.counting import counted
 from surge_sweeps.curve_cache import Series
 from surge_sweeps.curves import Problem
 from surge_sweeps.errors import SurgeError
@@ -18,6 +20,43 @@ from surge_sweeps.trackers.naming.names import ReadNames
 _WHOLE = 1e-6
 #: A step that falls more often than once in so many points was not logged by training that is resumed now and then.
 _POINTS_A_RESUME = 4
+
+
+class Kind(IntEnum):
+    """What can be found of a run's points, in the order in which it is told."""
+
+    MOVED = auto()
+    WITHOUT_STEPS = auto()
+    DOUBTED = auto()
+    WITHOUT_AXIS = auto()
+    NO_STEP = auto()
+    NO_ORDER = auto()
+    REPEATED = auto()
+    ABANDONED = auto()
+
+
+class Findings:
+    """What was found of the points of many runs, which are read in any order."""
+
+    def __init__(self) -> None:
+        self._found: list[tuple[Kind, str, str]] = []
+
+    def add(self, kind: Kind, run: str, what: str) -> None:
+        """Note something of a run."""
+        self._found.append((kind, run, what))
+
+    def problems(self, runs: Sequence[str]) -> list[Problem]:
+        """Everything found, kind by kind, and of one kind in the order of these runs."""
+        position = {run: number for number, run in enumerate(runs)}
+        ordered = sorted(self._found, key=lambda one: (one[0], position[one[1]]))
+        return [Problem(run, what) for _, run, what in ordered]
+
+
+class PlacedPoints(NamedTuple):
+    """The points of one run, by rising steps."""
+
+    step: NDArray[np.int64]
+    value: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -34,7 +73,7 @@ class Placing:
     in_order: bool
 
     def steps_of(
-        self, series: Series, metric: str, params: Mapping[str, Mapping[str, str]], problems: list[Problem]
+        self, series: Series, metric: str, params: Mapping[str, Mapping[str, str]], findings: Findings
     ) -> Series:
         """The series with optimizer steps for what its axis counts.
 
@@ -55,32 +94,73 @@ class Placing:
                 part.step[:] = np.rint(part.step)
                 points = f"{moved} point{'s' if moved > 1 else ''}"
                 what = f"{points} of {metric!r} placed on the nearest step: {self._counter} is no whole number there"
-                problems.append(Problem(run, what))
+                findings.add(Kind.MOVED, run, what)
         return series
 
-    def doubted(self, series: Series) -> dict[str, str]:
-        """Runs whose steps are not to be believed -> why; `series`: their loss by optimizer step.
-
-        Raises:
-            SurgeError: there are as many of them as others, so the axis itself is none.
-        """
+    def doubts(self, series: Series) -> dict[str, str]:
+        """Runs whose steps are not to be believed -> why; `series`: their loss by optimizer step."""
         if not self.names.doubtful_step and self.names.step.counts == "steps":
             return {}
-        found = {
+        return {
             run: why
             for run, part in series.split().items()
             if (why := self._doubt(part.step[np.isfinite(part.step)])) is not None
         }
-        if found and 2 * len(found) >= (series.rows > 0).sum():
-            run, why = next(iter(found.items()))
-            raise SurgeError(
-                f"the optimizer step cannot be told by {self.names.read_as.get('step', 'its axis')}: {why}"
-                f" ({len(found)} of {len(series.runs)} runs, as in {run}).",
-                "Give --step-column METRIC with one that counts optimizer steps and goes on from epoch to epoch, or"
-                " --step-column _step if the program logs once an optimizer step or gives it as step. An axis that is"
-                " asked for is read as it is: of what a resumed run logged twice, the later counts.",
-            )
+
+    def stepless(self, series: Series) -> dict[str, str]:
+        """Runs whose points all stand at one step -> that in words, as of a program that logs without steps.
+
+        Two points at one step may be a run that was resumed there; at step 0 nothing can have been trained twice.
+        """
+        ends = np.cumsum(series.rows)
+        starts = ends - series.rows
+        changes = np.zeros(len(series.step), dtype=bool)
+        changes[1:] = series.step[1:] != series.step[:-1]
+        changes[starts[series.rows > 0]] = False
+        moving = np.unique(np.searchsorted(ends, np.flatnonzero(changes), "right"))
+        found: dict[str, str] = {}
+        for number in np.setdiff1d(np.flatnonzero(series.rows > 1), moving):
+            step, count = series.step[starts[number]], int(series.rows[number])
+            if count > 2 or step == 0:
+                what = f"its {count:,} points of {self.names.loss!r} all stand at step {step:g}"
+                found[series.runs[number]] = what
         return found
+
+    def refuse_stepless(self, stepless: Mapping[str, str], with_points: int) -> None:
+        """Refuse a project whose program logs without steps; see `refuse_doubted`.
+
+        Raises:
+            SurgeError: there are as many such runs as others.
+        """
+        if not stepless or 2 * len(stepless) < with_points:
+            return
+        run, why = next(iter(stepless.items()))
+        raise SurgeError(
+            f"the points of {self.names.loss!r} have no steps of their own: in {counted(len(stepless), 'run')} of"
+            f" {with_points:,} all stand at one (in {run}, {why}), and nothing tells their order.",
+            "Log with a step, as in mlflow.log_metric(name, value, step=n) or wandb.log(values, step=n), and run"
+            " again; or give --step-column METRIC with a metric that counts optimizer steps in the same calls.",
+        )
+
+    def refuse_doubted(self, doubted: Mapping[str, str], with_points: int, runs: int) -> None:
+        """Refuse an axis that many runs cast doubt on.
+
+        Args:
+            doubted: see `doubts`, of all runs. with_points: how many runs have points at all. runs: how many there are.
+
+        Raises:
+            SurgeError: there are as many of them as others, so the axis itself is none.
+        """
+        if not doubted or 2 * len(doubted) < with_points:
+            return
+        run, why = next(iter(doubted.items()))
+        raise SurgeError(
+            f"the optimizer step cannot be told by {self.names.read_as.get('step', 'its axis')}: {why}"
+            f" ({len(doubted)} of {runs} runs, as in {run}).",
+            "Give --step-column METRIC with one that counts optimizer steps and goes on from epoch to epoch, or"
+            " --step-column _step if the program logs once an optimizer step or gives it as step. An axis that is"
+            " asked for is read as it is: of what a resumed run logged twice, the later counts.",
+        )
 
     def _doubt(self, step: NDArray[np.float64]) -> str | None:
         if self.names.doubtful_step and self.in_order and _begins_again(step):
@@ -94,21 +174,42 @@ class Placing:
     def _counter(self) -> str:
         return f"{self.names.step.metric or '_step'!r} / {self.names.batch}"
 
-    def place(self, series: Series, metric: str, problems: list[Problem]) -> pd.DataFrame:
-        """One row per run and step, the newest of several; columns `run`, `step` and `value`, sorted.
+    def place(self, series: Series, metric: str, findings: Findings) -> dict[str, PlacedPoints]:
+        """For each run one point per step, the newest of several, by rising steps.
 
         Of a run that was resumed at an earlier step, what the abandoned branch logged from that step on is left out.
         """
+        messy = self._messy(series)
+        found = _split(series.runs, series.rows, series.step, series.value)
+        if messy:
+            found |= self._place_messy(series.take(messy), metric, findings)
+        return found
+
+    def _messy(self, series: Series) -> list[str]:
+        """The runs whose points do not simply follow one another by whole steps."""
+        step = series.step
+        whole = (step >= 0) & (step == np.floor(step)) & (step < 2.0**53)
+        follows = np.ones(len(step), dtype=bool)
+        follows[1:] = step[1:] > step[:-1]
+        if not self.in_order:
+            follows[1:] &= series.timestamp[1:] >= series.timestamp[:-1]
+        starts = np.cumsum(series.rows)[:-1]
+        follows[starts[starts < len(step)]] = True
+        numbers = np.searchsorted(np.cumsum(series.rows), np.flatnonzero(~(whole & follows)), "right")
+        return [series.runs[number] for number in np.unique(numbers)]
+
+    def _place_messy(self, series: Series, metric: str, findings: Findings) -> dict[str, PlacedPoints]:
         run, axis = series.run_index(), self.names.step.metric
+
+        def say(kind: Kind, rows: NDArray[np.int64], what: str) -> None:
+            for number, count in zip(*np.unique(rows, return_counts=True), strict=True):
+                points = f"{count} point{'s' if count > 1 else ''} of {metric!r} left out"
+                findings.add(kind, series.runs[number], f"{points}: {what}")
+
         without = np.isnan(series.step) & (axis is not None)
-        _count(run[without], series.runs, problems, f"of {metric!r} left out: logged without {axis!r}")
+        say(Kind.WITHOUT_AXIS, run[without], f"logged without {axis!r}")
         whole = (series.step >= 0) & (series.step == np.floor(series.step)) & (series.step < 2.0**53)
-        _count(
-            run[~whole & ~without],
-            series.runs,
-            problems,
-            f"of {metric!r} left out: the step is no whole number from 0 on",
-        )
+        say(Kind.NO_STEP, run[~whole & ~without], "the step is no whole number from 0 on")
         index = np.flatnonzero(whole)
         abandoned = np.zeros(len(series.step), dtype=bool)
         if self.in_order:
@@ -116,32 +217,33 @@ class Placing:
             last: NDArray[np.int64] | NDArray[np.float64] = index
         else:
             abandoned[index] = _abandoned_by_time(
-                run[index], series.step[index], series.timestamp[index], series.runs, metric, problems
+                run[index], series.step[index], series.timestamp[index], series.runs, metric, findings
             )
             # A store without an order may give points of one step and time in any.
             last = series.value[index]
         order = index[np.lexsort((last, series.timestamp[index], series.step[index], run[index]))]
-        run, step, value = run[order], series.step[order], series.value[order]
+        run, step = run[order], series.step[order]
         repeated = np.zeros(len(order), dtype=bool)
         repeated[:-1] = (run[1:] == run[:-1]) & (step[1:] == step[:-1])
-        _count(
-            run[repeated],
-            series.runs,
-            problems,
-            f"of {metric!r} left out: a newer one stands at the same step",
-        )
+        say(Kind.REPEATED, run[repeated], "a newer one stands at the same step")
         behind = abandoned[order] & ~repeated
-        _count(
-            run[behind],
-            series.runs,
-            problems,
-            f"of {metric!r} left out: the run was resumed at an earlier step and took another way",
-        )
+        say(Kind.ABANDONED, run[behind], "the run was resumed at an earlier step and took another way")
         kept = ~repeated & ~behind
-        names = np.array(series.runs, dtype=object)[run[kept]]
-        return pd.DataFrame(
-            {"run": pd.Series(names, dtype="str"), "step": step[kept].astype(np.int64), "value": value[kept]}
-        )
+        rows = np.bincount(run[kept], minlength=len(series.runs))
+        return _split(series.runs, rows, step[kept], series.value[order[kept]])
+
+
+def _split(
+    runs: Sequence[str], rows: NDArray[np.int64], step: NDArray[np.float64], value: NDArray[np.float64]
+) -> dict[str, PlacedPoints]:
+    # What is no step becomes a number here too, and is then replaced by what `_place_messy` made of it.
+    with np.errstate(invalid="ignore"):
+        whole = step.astype(np.int64)
+    ends = np.cumsum(rows)
+    return {
+        run: PlacedPoints(whole[end - count : end], value[end - count : end])
+        for run, count, end in zip(runs, rows, ends, strict=True)
+    }
 
 
 def _stay_apart(step: NDArray[np.float64]) -> bool:
@@ -180,7 +282,7 @@ def _abandoned_by_time(
     time: NDArray[np.int64],
     runs: Sequence[str],
     metric: str,
-    problems: list[Problem],
+    findings: Findings,
 ) -> NDArray[np.bool_]:
     """(n,) like `_abandoned` of points in any order, which their times tell; of one time, the order of the steps.
 
@@ -197,12 +299,6 @@ def _abandoned_by_time(
             found[part] = _abandoned(run[part], step[part])
         else:
             what = f"the times of {metric!r} do not tell its order (the step falls {falls} times)"
-            problems.append(
-                Problem(runs[number], f"{what}: every step counts, its newest point where there are several")
-            )
+            what = f"{what}: every step counts, its newest point where there are several"
+            findings.add(Kind.NO_ORDER, runs[number], what)
     return found
-
-
-def _count(run: NDArray[np.int64], runs: Sequence[str], problems: list[Problem], what: str) -> None:
-    for index, count in zip(*np.unique(run, return_counts=True), strict=True):
-        problems.append(Problem(runs[index], f"{count} point{'s' if count > 1 else ''} {what}"))

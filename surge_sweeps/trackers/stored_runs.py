@@ -73,17 +73,16 @@ class StoredRun:
         """As recorded, else as the store has it."""
         return self.recorded or self.ended
 
-    def signature(self, metric: str, rows: int | None) -> str | None:
-        """Text that changes whenever the run's series of `metric` may have, or None where that cannot be known.
+    def signature(self, metric: str, axis: str | None, rows: int | None) -> str:
+        """Text that changes whenever the run's series of `metric` has, as far as this listing tells: see `reading`.
 
         Args:
-            metric: a metric the run has. rows: how many points of it the store holds, None where it cannot say: then
-                only a run that ended can be told from a changed one.
+            metric: a metric the run has. axis: the metric that gives its steps, if any.
+            rows: how many points of it the store holds, None where that was not asked.
         """
-        latest = self.metrics[metric]
-        if rows is None and self.ended == "running":
-            return None
-        return repr((self.recorded, self.ended, self.end_ms, rows, *latest))
+        along = self.metrics.get(axis) if axis is not None else None
+        newest = (self.metrics[metric], *(() if along is None else (along,)))
+        return repr((self.recorded, self.ended, self.end_ms, rows, *map(tuple, newest)))
 
 
 def as_status(text: str | None) -> Status | None:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import math
+import os
 import shutil
 import sqlite3
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from mlflow import MlflowClient
 
-from surge_sweeps import curve_cache
-from surge_sweeps.curve_cache import Series, SeriesCache, join_series
+from surge_sweeps import cache_shards, curve_cache
+from surge_sweeps.curve_cache import CacheWarning, Series, SeriesCache, Wanted, join_series
 from surge_sweeps.curves import LossCurves
 from surge_sweeps.trackers import collect
 from surge_sweeps.trackers.mlflow import reader as mlflow_reader
@@ -95,47 +99,181 @@ def test_a_series_shorter_than_the_store_counts_is_not_kept(tmp_path: Path) -> N
     assert same(whole, store.fetch(["a", "b"]))
 
 
-@pytest.mark.parametrize(
-    "damage", ["truncated", "flipped", "text", "empty", "version", "other", "no manifest"]
-)
-def test_a_damaged_or_foreign_cache_is_built_again(
-    tmp_path: Path, damage: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def shards_of(cache: SeriesCache) -> list[Path]:
+    return sorted(cache.path.glob("shard-*.parquet"))
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "text", "empty", "other", "no manifest"])
+def test_a_damaged_or_foreign_shard_is_told_and_built_again(tmp_path: Path, damage: str) -> None:
     store = Store(a=[(step, 0.5 + step) for step in range(2000)], b=[(0, 1.0)])
     cache = SeriesCache(tmp_path, ["x"])
     whole = cache.update({"a": "1", "b": "1"}, store.fetch)
-    content = cache.path.read_bytes()
+    (path,) = shards_of(cache)
+    content = path.read_bytes()
     if damage == "truncated":
-        cache.path.write_bytes(content[: len(content) // 2])
+        path.write_bytes(content[: len(content) // 2])
     elif damage == "flipped":
         middle = len(content) // 3
-        cache.path.write_bytes(content[:middle] + bytes([content[middle] ^ 0xFF]) + content[middle + 1 :])
+        path.write_bytes(content[:middle] + bytes([content[middle] ^ 0xFF]) + content[middle + 1 :])
     elif damage == "text":
-        cache.path.write_text("hello")
+        path.write_text("hello")
     elif damage == "empty":
-        cache.path.write_bytes(b"")
-    elif damage == "version":
-        monkeypatch.setattr(curve_cache, "CACHE_VERSION", 99)
+        path.write_bytes(b"")
     elif damage == "other":
         other = SeriesCache(tmp_path, ["y"])
         other.update({"a": "1", "b": "1"}, Store(a=[(0, 9.0)], b=[(0, 9.0)]).fetch)
-        shutil.copy(other.path, cache.path)
+        shutil.copy(shards_of(other)[0], path)
     else:
-        pd.DataFrame({"step": [0.0], "value": [9.0], "timestamp": [0]}).to_parquet(cache.path)
-    assert same(cache.update({"a": "1", "b": "1"}, store.fetch), whole)
-    assert store.asked == ["a", "b"]
-    assert "is built again" in caplog.text
-    cache.update({"a": "1", "b": "1"}, store.fetch)
-    assert not [path for path in tmp_path.iterdir() if path.suffix == ".tmp"]
+        pd.DataFrame({"step": [0.0], "value": [9.0], "timestamp": [0]}).to_parquet(path)
+    store.asked = []
+    with pytest.warns(CacheWarning, match=r"was damaged .* built again") as told:
+        assert same(SeriesCache(tmp_path, ["x"]).update({"a": "1", "b": "1"}, store.fetch), whole)
+    assert (len(told), store.asked) == (1, ["a", "b"])
+    store.asked = []
+    assert same(SeriesCache(tmp_path, ["x"]).update({"a": "1", "b": "1"}, store.fetch), whole)
+    assert store.asked == []
+    assert len(shards_of(cache)) == 1
 
 
-def test_a_folder_that_cannot_be_written_does_not_stop_the_read(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_shards_of_another_version_and_the_file_of_the_first_one_are_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "file").write_text("in the way")
-    cache = SeriesCache(tmp_path / "file", ["x"])
-    assert cache.update({"a": "1"}, Store(a=[(0, 1.0)]).fetch).value.tolist() == [1.0]
-    assert "cannot be written" in caplog.text
+    cache = SeriesCache(tmp_path, ["x"])
+    store = Store(a=[(0, 1.0)])
+    older = tmp_path / f"{cache.path.name}.parquet"
+    older.write_text("the one file of version 1")
+    with monkeypatch.context() as version:
+        version.setattr(cache_shards, "SHARD_VERSION", 1)
+        cache.update({"a": "1"}, store.fetch)
+    old = shards_of(cache)
+    store.asked = []
+    assert cache.update({"a": "1"}, store.fetch).value.tolist() == [1.0]
+    assert store.asked == ["a"]
+    assert not older.exists()
+    assert len(shards_of(cache)) == 1
+    assert shards_of(cache) != old
+
+
+def test_what_a_few_runs_changed_leaves_the_other_shards_as_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(curve_cache, "CHUNK_POINTS", 20)
+    store = Store(**{f"r{n}": [(step, float(n)) for step in range(10)] for n in range(40)})
+    sizes = dict.fromkeys(store.points, 10)
+
+    def read(signatures: dict[str, str]) -> Series:
+        parts = SeriesCache(tmp_path, ["x"]).read(Wanted(signatures, sizes=sizes), store.fetch)
+        return join_series(list(parts)).take(list(signatures))
+
+    signatures = dict.fromkeys(store.points, "1")
+    read(signatures)
+    cache = SeriesCache(tmp_path, ["x"])
+    before = {path: path.stat().st_mtime_ns for path in shards_of(cache)}
+    assert len(before) == 20
+    store.points["r7"] = [(step, -1.0) for step in range(11)]
+    signatures["r7"] = "2"
+    assert same(read(signatures), series(**store.points))
+    assert store.asked == ["r7"]
+    after = {path: path.stat().st_mtime_ns for path in shards_of(cache)}
+    assert len(before.items() & after.items()) == 20
+    # Over many rounds neither files nor what is of no use any more pile up.
+    for turn in range(3, 60):
+        run = f"r{turn % 40}"
+        store.points[run] = [(step, float(turn)) for step in range(10)]
+        signatures |= {run: str(turn)}
+        assert same(read(signatures), series(**store.points)), turn
+        assert store.asked == [run]
+        files = shards_of(cache)
+        assert len(files) <= 2 * 20 + curve_cache._SMALL_SHARDS + 1
+        assert sum(pq.read_metadata(path).num_rows for path in files) <= 2 * 400 + 20
+    read({"r1": signatures["r1"]})
+    assert [pq.read_metadata(path).num_rows for path in shards_of(cache)] == [10]
+
+
+def test_a_read_that_fails_keeps_what_it_had_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(curve_cache, "CHUNK_RUNS", 2)
+    store = Store(**{run: [(0, 1.0)] for run in "abcdef"})
+    asked: list[str] = []
+
+    def breaks(runs: Sequence[str]) -> Series:
+        if "e" in runs:
+            raise ConnectionError("the server went away")
+        return store.fetch(runs)
+
+    def counts(runs: Sequence[str]) -> Series:
+        asked.extend(runs)
+        return store.fetch(runs)
+
+    wanted = Wanted(dict.fromkeys("abcdef", "1"))
+    with pytest.raises(ConnectionError):
+        list(SeriesCache(tmp_path, ["x"]).read(wanted, breaks))
+    read = join_series(list(SeriesCache(tmp_path, ["x"]).read(wanted, counts)))
+    assert asked == ["e", "f"]
+    assert same(read.take(list("abcdef")), series(**store.points))
+
+
+def test_runs_in_doubt_are_read_again_unless_nothing_has_come(tmp_path: Path) -> None:
+    store = Store(a=[(0, 1.0)], b=[(0, 1.0)], c=[(0, 1.0)])
+    signatures = dict.fromkeys("abc", "1")
+
+    def read(**known: Any) -> list[str]:
+        store.asked = []
+        parts = SeriesCache(tmp_path, ["x"]).read(Wanted(signatures, **known), store.fetch)
+        assert same(join_series(list(parts)).take(list("abc")), series(**store.points))
+        return store.asked
+
+    assert read() == ["a", "b", "c"]
+    assert read() == []
+    assert read(doubtful=lambda since: {"a", "b"}) == ["a", "b"]
+    assert read(doubtful=lambda since: {"a", "b"}, count=lambda runs: [1] * len(runs)) == []
+    # The listing is the same as before; only the count tells, and the newer of two states alike is the one to trust.
+    store.points["b"] = [(0, 1.0), (1, 0.5)]
+    assert read(
+        doubtful=lambda since: {"a", "b"}, count=lambda runs: [len(store.points[r]) for r in runs]
+    ) == ["b"]
+    assert read() == []
+    none = {"doubtful": lambda since: {"a", "b"}, "count": lambda runs: [None] * len(runs)}
+    assert read(**none) == ["a", "b"]
+    held: dict[str, list[float]] = {}
+
+    def unchanged(series: dict[str, Series]) -> set[str]:
+        held.update({run: part.value.tolist() for run, part in series.items()})
+        return {"b"}
+
+    assert read(**none, unchanged=unchanged) == ["a"]
+    assert held == {"a": [1.0], "b": [1.0, 0.5]}
+
+
+def test_doubts_are_asked_for_since_the_store_was_last_compared(tmp_path: Path) -> None:
+    store = Store(a=[(0, 1.0)])
+    since: list[int] = []
+
+    def doubtful(since_ms: int) -> set[str]:
+        since.append(since_ms)
+        return set()
+
+    for _ in range(3):
+        before_ms = time.time_ns() // 1_000_000
+        list(SeriesCache(tmp_path, ["x"]).read(Wanted({"a": "1"}, doubtful=doubtful), store.fetch))
+        time.sleep(0.002)
+    assert since == sorted(since)
+    assert len(set(since)) == 2
+    assert since[-1] + curve_cache.CLOCK_SLACK_MS < before_ms
+
+
+@pytest.mark.parametrize("kind", ["file in the way", "read-only"])
+def test_a_folder_that_cannot_be_written_does_not_stop_the_read(tmp_path: Path, kind: str) -> None:
+    folder = tmp_path / "cache"
+    if kind == "read-only":
+        if os.geteuid() == 0:
+            pytest.skip("root may write everywhere")
+        folder.mkdir(mode=0o500)
+    else:
+        folder.write_text("in the way")
+    cache = SeriesCache(folder, ["x"])
+    with pytest.warns(CacheWarning, match="cannot be written") as told:
+        assert cache.update({"a": "1"}, Store(a=[(0, 1.0)]).fetch).value.tolist() == [1.0]
+    assert len(told) == 1
 
 
 POINTS = st.lists(st.tuples(st.integers(0, 2**40), st.floats()), max_size=4)
@@ -214,7 +352,7 @@ def test_a_second_read_of_a_store_asks_only_for_changed_runs(
 def test_the_client_reads_ended_runs_once(
     uri: str, foreign_run: Log, client: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mlflow_reader, "sqlite_path", lambda _: None)
+    monkeypatch.setattr(mlflow_reader, "is_database", lambda _: False)
     asked: list[str] = []
     history = MlflowClient.get_metric_history
 

@@ -1,0 +1,176 @@
+"""Reading the series of runs, each once: from the cache, from what was looked at before, or from the store.
+
+What a listing tells of a run decides whether the cache still holds for it:
+
+- A run whose number of points the listing tells (W&B, files on disk) is unchanged while its state, its newest point and
+  that number are.
+- Where counting is dear, as in a database, only runs are counted that may have changed although their state and
+  newest point have not: those that go on, and those that have a point stamped since the cache was last compared with
+  the store (`touched`), as from a program that evaluates old checkpoints later. A run that was started again has
+  another end time.
+- Where nothing counts points (an MLflow server), a run that has ended is unchanged while its state, end and newest
+  point are. One that goes on is compared with the store (`unchanged`) where that can be done, and else read again: a
+  run that was resumed at a lower step keeps its newest point while it logs others.
+
+What stays unseen is a point that somebody writes into a run after its end, at a step below its newest, with a time from
+before the cache was made: without the cache it is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+from surge_sweeps.counting import counted
+from surge_sweeps.curve_cache import Series, SeriesCache, Wanted, chunks, join_series
+from surge_sweeps.trackers.base import ReadOptions
+from surge_sweeps.trackers.stored_runs import StoredRun
+
+#: Where only a run's newest step tells how many points it may have, they are taken for no more than this.
+_MOST_GUESSED = 20_000
+
+
+class SeriesSource(Protocol):
+    """Where the series of a project's runs come from."""
+
+    @property
+    def route(self) -> str:
+        """By what way points are read, in words for the user; what depends on the runs is known after `fetch`."""
+        ...
+
+    def count(self, runs: Sequence[str], metric: str) -> list[int | None]:
+        """How many points of a metric each run has; None where the store cannot say."""
+        ...
+
+    def fetch(self, runs: Sequence[str], metric: str, axis: str | None) -> Series:
+        """Every point of a metric, run after run in the order given; infinities and NaN as they were logged.
+
+        Args:
+            runs: the runs' names. metric: the metric.
+            axis: the metric logged in the same row that gives `Series.step`, NaN where a row has none; None: the
+                store's own step.
+        """
+        ...
+
+
+class Origin(NamedTuple):
+    """What is read.
+
+    Attributes:
+        project: as the user calls it. source: the store, without secrets. identity: the store's own, exact.
+        own_step: the store's own step is the optimizer step whoever logged it; on W&B it may count log calls.
+    """
+
+    project: str
+    source: str
+    identity: tuple[str, ...]
+    own_step: bool = False
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The series of one project.
+
+    Attributes:
+        source: the store. May have `touched(metric, since_ms)`, the runs that have a point stamped since then, or None
+            where it cannot say; and `unchanged(held, metric)`, which of some series (run -> `Series`) are all it has.
+        origin, options: see there.
+    """
+
+    source: SeriesSource
+    origin: Origin
+    options: ReadOptions
+    _seen: dict[tuple[str, str], Series] = field(default_factory=dict)
+    _asked: set[str] = field(default_factory=set)
+    _fetched: set[str] = field(default_factory=set)
+
+    def route(self) -> str:
+        """By what way the points came, once they are read."""
+        cached = len(self._asked - self._fetched)
+        if not cached:
+            return self.source.route if self._fetched else ""
+        if not self._fetched:
+            return "the cache"
+        return f"the cache ({cached} of {counted(len(self._asked), 'run')}), else {self.source.route}"
+
+    def count(self, stored: Sequence[StoredRun], metric: str) -> list[int | None]:
+        """How many points of a metric each run has; None where the store cannot say."""
+        return self.source.count([run.run for run in stored], metric)
+
+    def look(self, stored: Sequence[StoredRun], metric: str) -> Series:
+        """A metric by the store's own step, before it is known what is read."""
+        # Kept apart in the cache, which holds the runs of its last read alone.
+        parts = list(self._parts(stored, metric, None, (*self.origin.identity, "sample")))
+        series = join_series(parts).take([run.run for run in stored])
+        self._seen.update({(metric, run): part for run, part in series.split().items()})
+        return series
+
+    def parts(self, stored: Sequence[StoredRun], metric: str, axis: str | None) -> Iterator[Series]:
+        """A metric by an axis, None: the store's own step. Each run once, several at a time, in any order."""
+        return self._parts(stored, metric, axis, self.origin.identity)
+
+    def _parts(
+        self, stored: Sequence[StoredRun], metric: str, axis: str | None, identity: tuple[str, ...]
+    ) -> Iterator[Series]:
+        runs = [run.run for run in stored]
+        self._asked.update(runs)
+        if not runs:
+            return
+        if self.options.cache_dir is None:
+            for group in chunks(runs, _sizes(stored, metric)):
+                yield self._from_store(group, metric, axis)
+            return
+        # A series holds the axis as it was logged, so the cache is of the metric and its axis.
+        key = (*identity, metric) if axis is None else (*identity, metric, axis)
+        cache = SeriesCache(self.options.cache_dir, key)
+        yield from cache.read(
+            self._wanted(stored, metric, axis), lambda changed: self._from_store(changed, metric, axis)
+        )
+
+    def _wanted(self, stored: Sequence[StoredRun], metric: str, axis: str | None) -> Wanted:
+        source, open_runs = self.source, {run.run for run in stored if run.ended == "running"}
+        touched: Callable[[str, int], set[str] | None] | None = getattr(source, "touched", None)
+        unchanged: Callable[[Mapping[str, Series], str], set[str]] | None = getattr(source, "unchanged", None)
+        sizes = _sizes(stored, metric)
+        rows: dict[str, int | None] = {}
+        if touched is None:
+            rows = dict(zip(sizes, source.count(list(sizes), metric), strict=True))
+            sizes |= {run: count for run, count in rows.items() if count is not None}
+        signatures: dict[str, str | None] = {
+            run.run: run.signature(metric, axis, rows.get(run.run)) for run in stored
+        }
+        counts_known = touched is None and None not in rows.values()
+
+        def doubtful(since_ms: int) -> set[str]:
+            found = None if touched is None else touched(metric, since_ms)
+            beside = set() if touched is None or axis is None else touched(axis, since_ms)
+            return open_runs | (found or set()) | (beside or set())
+
+        # A new point of the axis alone leaves the count as it was.
+        is_own = axis is None
+        return Wanted(
+            signatures,
+            rows,
+            sizes,
+            doubtful=None if counts_known else doubtful,
+            count=(lambda runs: source.count(runs, metric)) if touched is not None and is_own else None,
+            unchanged=(lambda held: unchanged(held, metric)) if unchanged is not None and is_own else None,
+        )
+
+    def _from_store(self, runs: Sequence[str], metric: str, axis: str | None) -> Series:
+        seen = {run: self._seen[metric, run] for run in runs if axis is None and (metric, run) in self._seen}
+        others = [run for run in runs if run not in seen]
+        if others:
+            self._fetched.update(others)
+            series = self.source.fetch(others, metric, axis)
+            if not seen:
+                return series
+            seen |= series.split()
+        return join_series([seen[run] for run in runs])
+
+
+def _sizes(stored: Sequence[StoredRun], metric: str) -> dict[str, int]:
+    """About how many points of a metric runs have, by their newest steps."""
+    newest = {run.run: run.metrics[metric].step for run in stored}
+    return {run: int(min(step, _MOST_GUESSED)) + 1 if step > 0 else 1 for run, step in newest.items()}
