@@ -26,8 +26,6 @@ from surge_sweeps.trackers.stored_runs import LatestPoint, StoredRun, as_status
 
 #: MLflow stores plus and minus infinity as these.
 STORED_INFINITY = 1.797e308
-#: Which tags `make_run` wants, for a query of the table `tags t`.
-READ_TAGS = f"AND (t.key LIKE 'surge.%' OR t.key = '{TAG_PARENT}')"
 _LISTED_EXPERIMENTS = 20
 
 _ENDED: dict[str, Status] = {"FINISHED": "finished", "FAILED": "crashed", "KILLED": "crashed"}
@@ -98,16 +96,27 @@ def in_order(
 def unknown_experiment(project: str, active: Sequence[str], deleted_id: str | None) -> SurgeError:
     """The error for an experiment that is deleted or does not exist; names the nearest of those that do.
 
-    >>> str(unknown_experiment("digit", ["digits"], None))
-    "unknown MLflow experiment 'digit'. Valid: digits. Did you mean 'digits'?"
+    >>> str(unknown_experiment("digit", ["other", "digits"], None))
+    "unknown MLflow experiment 'digit'. Valid, nearest first: digits, other."
     """
     if deleted_id is not None:
         return TrackerError(
             f"the MLflow experiment {project!r} is deleted.",
             f"Restore it with: mlflow experiments restore --experiment-id {deleted_id}, or choose another project.",
         )
-    nearest = sorted(active, key=lambda name: -SequenceMatcher(None, project, name).ratio())
-    return UnknownNameError("MLflow experiment", project, nearest[:_LISTED_EXPERIMENTS])
+    return UnknownExperimentError(project, active)
+
+
+class UnknownExperimentError(UnknownNameError):
+    """There is no experiment of that name; the nearest of those that there are come first, and not all are shown."""
+
+    def __init__(self, project: str, active: Sequence[str]) -> None:
+        super().__init__("MLflow experiment", project, active)
+        nearest = sorted(self.valid, key=lambda name: -SequenceMatcher(None, project, name).ratio())
+        shown = ", ".join(shorten(name, _NAME_LIMIT) for name in nearest[:_LISTED_EXPERIMENTS])
+        more = len(nearest) - _LISTED_EXPERIMENTS
+        end = f" and {more} more" if more > 0 else ""
+        SurgeError.__init__(self, self.what, f"Valid, nearest first: {shown or 'none'}{end}.")
 
 
 def refuse_axis(axis: str | None) -> None:
