@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from surge_sweeps.counting import counted
 from surge_sweeps.curves import Problem
 from surge_sweeps.trackers.base import ReadOptions
 from surge_sweeps.trackers.naming import aliases
@@ -105,6 +106,7 @@ def choose_names(
     problems += schedule_problems(decisive)
     if kind.framework is not None and kind.framework.caveat and chosen.axis in kind.framework.steps:
         problems.append(Problem(None, kind.framework.caveat))
+    problems += _search_problems(usable, loss, kind.framework)
     seen = _seen(decisive, kind.framework, counters, chosen.axis, scale, options)
     names = ReadNames(
         loss=loss,
@@ -128,6 +130,22 @@ def choose_names(
         doubtful_step=chosen.is_doubtful,
     )
     return replace(names, read_as=_in_words(names, kind, chosen.why, settings)) if stored else names
+
+
+def _search_problems(runs: Sequence[StoredRun], loss: str, framework: Framework | None) -> list[Problem]:
+    """What the framework that ran a search leaves to be known of its trials."""
+    if framework is None:
+        return []
+    found = [Problem(None, framework.note)] if framework.note else []
+    trials = [run for run in runs if loss in run.metrics]
+    pruned = sum(run.status == "crashed" for run in trials)
+    if framework.prunes and pruned:
+        what = (
+            f"{pruned} of {counted(len(trials), 'trial')} of {framework.name} were pruned, killed or failed: they"
+            " count as crashed, and what is fitted is of those that began better. Search without a pruner"
+        )
+        found.append(Problem(None, what))
+    return found
 
 
 def _seen(

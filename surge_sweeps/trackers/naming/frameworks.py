@@ -39,6 +39,7 @@ class Framework:
         steps: where optimizer steps are counted; the first one there is. Empty: nothing the framework logs does.
         no_steps: why, for the error message. caveat: what to know of those steps, for the report.
         given_step: on MLflow the step given with each point is the optimizer step.
+        note: what to know of its loss, for the report. prunes: trials that began worse are ended early, as crashed.
         examples, tokens: metrics that count what was seen.
         lr, seed, sequence_length: settings. batch: the settings of the batch size, best first.
     """
@@ -53,6 +54,8 @@ class Framework:
     no_steps: str = ""
     caveat: str = ""
     given_step: bool = False
+    note: str = ""
+    prunes: bool = False
     examples: tuple[str, ...] = ()
     tokens: tuple[str, ...] = ()
     lr: tuple[str, ...] = ()
@@ -144,6 +147,8 @@ FRAMEWORKS: tuple[Framework, ...] = (
         eval_losses=("intermediate_value",),
         steps=(),
         no_steps="Optuna keeps the step that the program gave to trial.report, often the epoch",
+        note="intermediate_value is whatever the program gave to trial.report: it is taken for a loss on held-out data",
+        prunes=True,
     ),
     # torchtitan/components/metrics.py: wandb.log(metrics, step=step), the optimizer step since gradient accumulation
     # came. global_batch_size is -1 where it was left to the number of processes.
