@@ -83,6 +83,12 @@ class TestMlflow(ReaderContract):
         return TrackerPlace("mlflow", "contract", uri)
 
 
+class TestMlflowOnPostgres(ReaderContract):
+    @pytest.fixture
+    def place(self, postgres_uri: str) -> TrackerPlace:
+        return TrackerPlace("mlflow", "contract", postgres_uri)
+
+
 class TestTable(ReaderContract):
     @pytest.fixture
     def place(self, tmp_path: Path) -> TablePlace:

@@ -31,12 +31,24 @@ LOSS = {"eval/loss": [(1, 2.0), (2, 1.0)]}
 PARAMS = {"lr": 0.1, "batch_size": 8, "seed": 0}
 
 
-@pytest.fixture(params=["sql", "client"])
-def read(
-    request: pytest.FixtureRequest, uri: str, monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., LossCurves]:
-    """`collect`, once straight from SQL and once through the client as for any other kind of store."""
-    if request.param == "client":
+@pytest.fixture(params=["sqlite", "postgres", "client"])
+def route(request: pytest.FixtureRequest) -> str:
+    """By what way a store is read: straight from its database, or through the client as any other kind is."""
+    return str(request.param)
+
+
+@pytest.fixture
+def uri(request: pytest.FixtureRequest) -> str:
+    """An empty store, in SQLite unless the test reads by every way and this is the turn of PostgreSQL."""
+    if "route" in request.fixturenames and request.getfixturevalue("route") == "postgres":
+        return str(request.getfixturevalue("postgres_uri"))
+    return f"sqlite:///{request.getfixturevalue('database')}"
+
+
+@pytest.fixture
+def read(route: str, uri: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..., LossCurves]:
+    """`collect`, by every way of reading."""
+    if route == "client":
         monkeypatch.setattr(mlflow_reader, "is_database", lambda _: False)
     return lambda project="foreign", **options: collect(project, uri=uri, **options)
 
@@ -272,8 +284,9 @@ def test_hostile_names_are_only_text(
     assert all(path.name.startswith("series-") for path in (tmp_path / "cache").iterdir())
 
 
+@pytest.mark.parametrize("route", ["sqlite", "postgres"])
 def test_both_ways_of_reading_agree(
-    uri: str, record: Make, foreign_run: Log, monkeypatch: pytest.MonkeyPatch
+    route: str, uri: str, record: Make, foreign_run: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tracker = open_tracker("mlflow", "demo", uri)
     tracker.open_sweep("s1", "digits", {})

@@ -149,9 +149,9 @@ def _chunks(items: Sequence[_T], size: int) -> Iterator[list[_T]]:
 
 
 def _cause(message: str) -> str:
-    """The last of several attempts, without the address that stands in the sentence already."""
-    lines = [line.strip() for line in message.strip().splitlines() if line.strip()]
-    text = lines[-1] if lines else "no reason given"
-    for before in ("FATAL:  ", "failed: "):
-        text = text.rpartition(before)[2]
+    """What the server says of the last of several attempts, without the address, which the sentence names already."""
+    lines = [line.strip() for line in message.splitlines() if line.strip()] or ["no reason given"]
+    text = next((line for line in reversed(lines) if " failed: " in line), lines[0])
+    for before in (" failed: ", "FATAL:", "ERROR:"):
+        text = text.rpartition(before)[2].strip()
     return shorten(text, _MESSAGE_LIMIT).rstrip(".")

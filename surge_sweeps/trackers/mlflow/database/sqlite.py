@@ -33,6 +33,7 @@ _POINT = np.dtype([("step", "f8"), ("value", "f8"), ("timestamp", "i8")])
 _LOCK_WAIT_S = 60.0
 # Where the file's header says that changes go to a log beside it first (WAL).
 _WAL_BYTE, _WAL = 19, 2
+_PRIMARY_CODE = 0xFF
 
 
 @contextmanager
@@ -133,7 +134,9 @@ def _log_error(path: Path, error: sqlite3.Error) -> TrackerError | None:
             header = file.read(_WAL_BYTE + 1)
     except OSError:
         return None
-    if not (header.startswith(b"SQLite format 3") and header[-1] == _WAL) or "open" not in str(error):
+    is_logged = header.startswith(b"SQLite format 3") and header[-1] == _WAL
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK) & _PRIMARY_CODE
+    if not is_logged or code not in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
         return None
     return TrackerError(
         f"the MLflow store {path} keeps its newest changes in a log (WAL), and SQLite cannot open that: {error}.",
