@@ -1,8 +1,10 @@
 """`python -m surge_sweeps.training`: one trial, as agents, clusters and users call it.
 
 Flags are the parameters' own names, so that a sweep's parameters can be handed over as they are. The run is logged
-while it trains; one that is interrupted is left in the tracker as crashed, with the points it had. A run that W&B will
-start again under its id (of an agent, or with WANDB_RUN_ID) makes room instead, and goes on later.
+while it trains; one that is interrupted is left in the tracker as crashed, with the points it had. One that is asked to
+make room by a scheduler (SIGTERM, SIGUSR2) saves its state and goes on when the same trial is started again: on MLflow
+always (or in the run that MLFLOW_RUN_ID names), on W&B if it starts it again under its id (of an agent, or with
+WANDB_RUN_ID).
 """
 
 from __future__ import annotations
@@ -66,8 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _Options(*(given.pop(name) for name in _Options._fields))
     tracker = options.tracker or _default_tracker()
     try:
-        # Whether a run of W&B can make room is only known once it is open.
-        with room_on_signals() if tracker == "wandb" else ended_on_sigterm() as stop:
+        # Whether a run can make room is only known once it is open.
+        with room_on_signals() as stop:
             print(_train(given, tracker, options, stop))
     except SurgeError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -84,9 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _train(
-    parameters: Mapping[str, Scalar], tracker_name: str, options: _Options, stop: StopRequest | None
-) -> str:
+def _train(parameters: Mapping[str, Scalar], tracker_name: str, options: _Options, stop: StopRequest) -> str:
     """Train, log, and describe the outcome in one line."""
     torch = require("torch", "train")
     if "OMP_NUM_THREADS" not in os.environ:
@@ -101,13 +101,13 @@ def _train(
     tracker = open_tracker(tracker_name, options.project or _default_project(tracker_name))
     try:
         run = tracker.start_run(None, trial_id(parameters), opened)
-        if stop is not None and isinstance(run, ResumableRun):
+        if isinstance(run, ResumableRun):
             trace = train_resumable(
                 config, run, checkpoint_path(run.run_id, options.checkpoint_dir), stop, _say
             )
         else:
             with ended_on_sigterm():
-                if stop is not None and stop.requested:
+                if stop.requested:
                     run.finish("crashed")
                     raise Terminated
                 trace = train_streaming(config, run)

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from surge_sweeps.errors import MissingExtraError, TrackerError
 from surge_sweeps.extras import require
 from surge_sweeps.trackers.mlflow.file import KEPT_HINT, cut_off_error, prepare_file
+from surge_sweeps.trackers.mlflow.first_opening import one_at_a_time
 from surge_sweeps.trackers.mlflow.shared_context import SharedContext
 from surge_sweeps.trackers.mlflow.uri import (
     absolute_uri,
@@ -61,7 +62,7 @@ def connect(uri: str) -> Any:
     if path is not None:
         with store_errors(uri, "made", hint):
             prepare_file(path)
-    with store_errors(uri, "opened", hint, path), address_errors(uri):
+    with store_errors(uri, "opened", hint, path), address_errors(uri), one_at_a_time(uri):
         return mlflow.MlflowClient(absolute_uri(uri))
 
 

@@ -23,7 +23,7 @@ from surge_sweeps.trackers.mlflow.uri import sqlite_path
 #: What to do after a store went away; every trial whose status was written is safe.
 KEPT_HINT = "The trials done are kept: once the store can be written, call the same command again and it runs the rest."
 
-_LOCK_WAIT_S = 20.0
+_LOCK_WAIT_S = 60.0
 _MAKING = threading.Lock()
 _ATTEMPTS = itertools.count()
 #: Tables in which MLflow itself leaves rows when it makes a store.

@@ -6,6 +6,7 @@ Everything is checked before a run is created, so that a record MLflow would ref
 from __future__ import annotations
 
 import json
+import math
 import posixpath
 import re
 from collections.abc import Iterable, Mapping
@@ -22,6 +23,14 @@ TAG_STATUS = "surge.status"
 TAG_SUMMARY = "surge.summary."
 TAG_DEFINITION = "surge.definition."
 TAG_PARENT = "mlflow.parentRunId"
+#: A text of its own for every run, by which it is found where the answer to its making was lost.
+TAG_CREATED = "surge.created"
+#: Set while a run that made room waits to go on.
+TAG_PREEMPTED = "surge.preempted"
+
+#: Metrics of one point that a trial with a result has: axes, sorting and filters of MLflow's charts take metrics only.
+AXIS_LR = "hp/log10_lr"
+AXIS_BATCH_SIZE = "hp/log2_batch_size"
 
 #: Runs of these kinds hold no trial.
 NOT_TRIALS = ("sweep", "report")
@@ -76,6 +85,23 @@ def summary_tags(summary: Mapping[str, Scalar]) -> dict[str, str]:
     check_names(tags, "summary")
     _check_lengths(tags, "summary", _TAG_LIMIT)
     return tags
+
+
+def axis_metrics(config: Mapping[str, object]) -> dict[str, float]:
+    """A trial's learning rate and batch size as its charts show them; only what the configuration has as numbers.
+
+    >>> axis_metrics({"lr": 0.01, "batch_size": 32, "seed": 0})
+    {'hp/log10_lr': -2.0, 'hp/log2_batch_size': 5.0}
+    >>> axis_metrics({"lr": "auto"})
+    {}
+    """
+    axes = {"lr": (AXIS_LR, math.log10), "batch_size": (AXIS_BATCH_SIZE, math.log2)}
+    found = {}
+    for key, (name, scale) in axes.items():
+        value = config.get(key)
+        if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf:
+            found[name] = scale(value)
+    return found
 
 
 def definition_tags(definition: Mapping[str, object]) -> dict[str, str]:

@@ -7,23 +7,21 @@ first value of a parameter and refuses another, so writing `32` first would stop
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
 
-from surge_sweeps.curves import Status
+from surge_sweeps.curves import RESULT_STATUSES, Status
+from surge_sweeps.trackers.mlflow.experiment import OpenExperiment, make_points, now_ms
 from surge_sweeps.trackers.mlflow.runs import STORED_INFINITY
 from surge_sweeps.trackers.trial_runs import missing_metric, script_status
-
-if TYPE_CHECKING:
-    from surge_sweeps.trackers.mlflow.writer import MlflowTracker
 
 
 class MlflowScriptRun:
     """Implements `ScriptRun`.
 
     Args:
-        tracker: the open tracker. run_id: the run. params: the trial's parameters as text. environment: see
-            `ScriptRun`. loss: the metric that says how the program did.
+        experiment: where the run is. run_id: the run. params: the trial's parameters as text. axes: metrics of its
+            parameters, see `axis_metrics`. environment: see `ScriptRun`. loss: the metric that says how the program
+            did. ended: called once with the run's id when it is closed.
 
     Attributes:
         problem: after `finish`, why a program that exited with 0 counts as crashed; else empty.
@@ -31,29 +29,35 @@ class MlflowScriptRun:
 
     def __init__(
         self,
-        tracker: MlflowTracker,
+        experiment: OpenExperiment,
         run_id: str,
         params: Mapping[str, str],
+        axes: Mapping[str, float],
         environment: Mapping[str, str],
         loss: str,
+        ended: Callable[[str], None],
     ) -> None:
-        self._tracker = tracker
+        self._experiment = experiment
         self._run_id = run_id
         self._params = params
+        self._axes = axes
         self._loss = loss
+        self._ended = ended
         self.environment = environment
         self.problem = ""
 
     def finish(self, exit_code: int | None) -> Status:
         """Write the parameters the program left out, then the status, and end the run."""
-        data = self._tracker.read_run(self._run_id).data
+        data = self._experiment.read_run(self._run_id).data
         newest = {name: _value(stored) for name, stored in data.metrics.items()}
         status = script_status(exit_code, newest, self._loss)
         if exit_code == 0 and status == "crashed":
             self.problem = missing_metric(self._loss, newest)
         missing = {name: text for name, text in self._params.items() if name not in data.params}
-        no_points: list[Any] = []
-        self._tracker.end_run(self._run_id, no_points, missing, status, {})
+        axes = {name: value for name, value in self._axes.items() if name not in newest}
+        points = make_points(0, axes if status in RESULT_STATUSES else {}, now_ms())
+        self._experiment.end_trial(self._run_id, points, missing, {}, status)
+        self._ended(self._run_id)
         return status
 
 
