@@ -113,7 +113,7 @@ class UnknownExperimentError(UnknownNameError):
     def __init__(self, project: str, active: Sequence[str]) -> None:
         super().__init__("MLflow experiment", project, active)
         nearest = sorted(self.valid, key=lambda name: -SequenceMatcher(None, project, name).ratio())
-        shown = ", ".join(shorten(name, _NAME_LIMIT) for name in nearest[:_LISTED_EXPERIMENTS])
+        shown = ", ".join(nearest[:_LISTED_EXPERIMENTS])
         more = len(nearest) - _LISTED_EXPERIMENTS
         end = f" and {more} more" if more > 0 else ""
         SurgeError.__init__(self, self.what, f"Valid, nearest first: {shown or 'none'}{end}.")

@@ -67,7 +67,7 @@ def assert_same(left: LossCurves, right: LossCurves) -> None:
 def test_runs_of_any_program_are_read(read: Callable[..., LossCurves], foreign_run: Log) -> None:
     first = foreign_run({**PARAMS, "model": "cnn", "wd": 0, "amp": True}, LOSS)
     second = foreign_run({**PARAMS, "lr": "1e-3", "seed": 1, "model": "mlp", "wd": 0.1, "amp": False}, LOSS)
-    curves = read()
+    curves = read(step="_step")
     runs = curves.runs.set_index("run")
     assert runs.loc[[first, second], "lr"].tolist() == [0.1, 1e-3]
     assert runs.loc[[first, second], "wd"].tolist() == [0.0, 0.1]
@@ -109,7 +109,7 @@ def test_names_of_parameters_and_metric_can_be_given(
         ({"loss": "eval/los"}, "Did you mean 'eval/loss'"),
         ({"batch_unit": "bytes"}, "examples, sequences, tokens"),
         ({"tracker": "mlfow"}, "Did you mean 'mlflow'"),
-        ({"project": "forein"}, "Did you mean 'foreign'"),
+        ({"project": "forein"}, "nearest first: foreign"),
     ],
 )
 def test_unknown_names_list_the_valid_ones(
@@ -157,7 +157,7 @@ def test_unusable_runs_are_named_not_fatal(read: Callable[..., LossCurves], fore
         foreign_run(PARAMS, {"other": [(0, 1.0)]}): "has logged no 'eval/loss'",
         foreign_run(PARAMS, {}, status=None): "(running) has logged no 'eval/loss'",
     }
-    curves = read()
+    curves = read(step="_step")
     assert curves.runs["run"].tolist() == [good]
     assert {problem.run for problem in curves.problems} == set(bad)
     for run, text in bad.items():
@@ -222,12 +222,12 @@ def test_logged_examples_win_over_step_times_batch(read: Callable[..., LossCurve
     partial = foreign_run(
         PARAMS, {"eval/loss": loss, "examples": [(2, 20.0)], "tokens": [(1, 7.0), (2, 14.0), (3, 21.0)]}
     )
-    curves = read()
+    curves = read(step="_step")
     examples = curves.points.groupby("run")["examples"].agg(list)
     assert examples[whole] == [10.0, 20.0, 30.0]
     assert examples[partial] == [8.0, 20.0, 24.0]
     assert "'examples' is missing at 2 points" in what(curves, partial)
-    tokens = read(batch_unit="tokens").points.groupby("run")["examples"].agg(list)
+    tokens = read(batch_unit="tokens", step="_step").points.groupby("run")["examples"].agg(list)
     assert tokens[partial] == [7.0, 14.0, 21.0]
 
 

@@ -75,6 +75,11 @@ class Server:
             return None  # a proxy's login page
         return self._read(response)
 
+    def try_call(self, path: str, params: _Params) -> dict[str, Any] | None:
+        """The answer to a question that older servers refuse: None where it is refused."""
+        response = self._ask("GET", path, params=params)
+        return None if response.status_code == 400 else self._read(response)
+
     def download(self, path: str, params: _Params = ()) -> bytes | None:
         """The content of a file; None where the server does not give it. Tried once: there is another way."""
         try:

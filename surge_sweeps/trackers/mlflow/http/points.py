@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from surge_sweeps.curve_cache import Series
+from surge_sweeps.extras import require
 from surge_sweeps.trackers.mlflow.history import Points
 from surge_sweeps.trackers.mlflow.http.connection import Server
 from surge_sweeps.trackers.mlflow.runs import restore_infinities
@@ -67,6 +69,30 @@ def read_single(server: Server, run: str, metric: str) -> Points:
         token = found.get("next_page_token", "")
         if not token:
             return pages[0] if len(pages) == 1 else _without_repeats(pages)
+
+
+def ends_with(server: Server, run: str, metric: str, held: Series) -> bool:
+    """Whether the run's points are exactly those held; False too where the server cannot say.
+
+    A server's pages are in the order of time, step and value, and points are never taken away: if the last of those
+    held stands in its place and nothing behind it, then nothing came in between either.
+    """
+    rows = len(held.step)
+    token = require("mlflow.utils.search_utils", "mlflow").SearchUtils.create_page_token(max(rows - 1, 0))
+    params = [("run_id", run), ("metric_key", metric), ("max_results", "2"), ("page_token", str(token))]
+    found = server.try_call(_SINGLE, params)
+    if found is None:
+        return False
+    behind = _points(found.get("metrics", []))
+    if rows == 0 or len(behind.step) != 1 or found.get("next_page_token"):
+        return rows == len(behind.step) == 0
+    # A NaN is stored as 0 and a flag.
+    last = np.lexsort((np.nan_to_num(held.value, nan=0.0), held.step, held.timestamp))[-1]
+    return (
+        held.step[last] == behind.step[0]
+        and held.timestamp[last] == behind.timestamp[0]
+        and np.array_equal(held.value[last : last + 1], behind.value, equal_nan=True)
+    )
 
 
 def _points(rows: Sequence[Mapping[str, Any]]) -> Points:

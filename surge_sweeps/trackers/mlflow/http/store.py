@@ -7,7 +7,7 @@ a time, in pages, as every server can.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -22,10 +22,11 @@ from surge_sweeps.trackers.mlflow.http.points import (
     BULK_POINTS,
     BULK_RUNS,
     BulkAnswer,
+    ends_with,
     read_bulk,
     read_single,
 )
-from surge_sweeps.trackers.mlflow.runs import refuse_axis
+from surge_sweeps.trackers.mlflow.runs import in_order, refuse_axis
 from surge_sweeps.trackers.stored_runs import StoredRun
 
 # Answers that just do not get full cost the least.
@@ -47,6 +48,9 @@ class HttpStore:
         self._progress = progress
         self._runs: dict[str, StoredRun] = {}
         self._histories: dict[str, StoredHistory] = {}
+        # A read may ask for a few runs at a time.
+        self._with_metric: Counter[str] = Counter()
+        self._done: dict[str, set[str]] = {}
         self._artifacts = HistoryArtifacts(self._server)
         self._has_bulk = True
         self._read_by: dict[str, set[str]] = {
@@ -78,6 +82,7 @@ class HttpStore:
         )
         self._runs = {run.run: run for run in found.runs}
         self._histories = found.histories
+        self._with_metric = Counter(metric for run in found.runs for metric in run.metrics)
         return found.runs
 
     def count(self, runs: Sequence[str], metric: str) -> list[int | None]:
@@ -89,17 +94,34 @@ class HttpStore:
         """Every point of the metric, run after run; `runs` has listed them before."""
         refuse_axis(axis)
         found: dict[str, Points] = {}
-        self._fetch_artifacts(runs, metric, found, len(runs))
+        self._fetch_artifacts(runs, metric, found)
         rest = [run for run in runs if run not in found]
         if self._has_bulk:
-            self._fetch_bulk(rest, metric, found, len(runs))
+            self._fetch_bulk(rest, metric, found)
             rest = [run for run in runs if run not in found]
-        self._fetch_single(rest, metric, found, len(runs))
-        return join_series([_series(run, found[run]) for run in runs])
+        self._fetch_single(rest, metric, found)
+        return join_series(
+            [
+                in_order(run, points.step.astype(np.float64), points.value, points.timestamp)
+                for run, points in ((run, found[run]) for run in runs)
+            ]
+        )
 
-    def _fetch_artifacts(
-        self, runs: Sequence[str], metric: str, found: dict[str, Points], total: int
-    ) -> None:
+    def unchanged(self, held: Mapping[str, Series], metric: str) -> set[str]:
+        """Those of the runs of whose metric the server holds exactly the points given, and certainly nothing else.
+
+        One small request a run. The newest point of a listing would not do: it is that of the greatest step, and stays
+        as it is when a run that was resumed earlier goes over the same steps again.
+        """
+        waiting = deque(held)
+
+        def ask(run: str) -> bool:
+            return ends_with(self._server, run, metric, held[run])
+
+        found = in_threads(ask, lambda: waiting.popleft() if waiting else None)
+        return {run for run, is_same in found if is_same}
+
+    def _fetch_artifacts(self, runs: Sequence[str], metric: str, found: dict[str, Points]) -> None:
         waiting = deque(
             run for run in runs if self._artifacts.promises(self._runs[run], metric, self._histories.get(run))
         )
@@ -109,9 +131,9 @@ class HttpStore:
 
         for run, points in in_threads(read, lambda: waiting.popleft() if waiting else None):
             if points is not None:
-                self._put(run, points, "history artifact", metric, found, total)
+                self._put(run, points, "history artifact", metric, found)
 
-    def _fetch_bulk(self, runs: Sequence[str], metric: str, found: dict[str, Points], total: int) -> None:
+    def _fetch_bulk(self, runs: Sequence[str], metric: str, found: dict[str, Points]) -> None:
         batches = _Batches({run: self._steps(run, metric) for run in runs})
 
         def read(batch: Sequence[str]) -> BulkAnswer | None:
@@ -125,23 +147,23 @@ class HttpStore:
             batches.learn(answer)
             for run, points in answer.whole.items():
                 if self._reaches_newest(run, metric, points):
-                    self._put(run, points, "bulk route", metric, found, total)
+                    self._put(run, points, "bulk route", metric, found)
 
-    def _fetch_single(self, runs: Sequence[str], metric: str, found: dict[str, Points], total: int) -> None:
+    def _fetch_single(self, runs: Sequence[str], metric: str, found: dict[str, Points]) -> None:
         waiting = deque(runs)
 
         def read(run: str) -> Points:
             return read_single(self._server, run, metric)
 
         for run, points in in_threads(read, lambda: waiting.popleft() if waiting else None):
-            self._put(run, points, "run by run", metric, found, total)
+            self._put(run, points, "run by run", metric, found)
 
-    def _put(
-        self, run: str, points: Points, route: str, metric: str, found: dict[str, Points], total: int
-    ) -> None:
+    def _put(self, run: str, points: Points, route: str, metric: str, found: dict[str, Points]) -> None:
         found[run] = points
         self._read_by[route].add(run)
-        self._progress(len(found), total, f"reading {metric}")
+        done = self._done.setdefault(metric, set())
+        done.add(run)
+        self._progress(len(done), self._with_metric[metric], f"reading {metric}")
 
     def _steps(self, run: str, metric: str) -> int:
         latest = self._runs[run].metrics.get(metric)
@@ -192,8 +214,3 @@ class _Batches:
     def clear(self) -> None:
         """Ask for nothing more."""
         self._waiting.clear()
-
-
-def _series(run: str, points: Points) -> Series:
-    rows = np.array([len(points.step)], dtype=np.int64)
-    return Series((run,), rows, points.step.astype(np.float64), points.value, points.timestamp)
