@@ -150,6 +150,16 @@ def _from_counter(
     divisor = str(scale.batch) + ("" if counter.counts == scale.counts else " and the sequence length")
     decisive = {run.run for run in runs}
     at_odds = sorted(decisive & evidence.per_step.keys())
+    of_an_epoch = _of_an_epoch(at_odds, evidence)
+    if of_an_epoch is not None:
+        what = (
+            f"a step of {OWN_STEP} adds {of_an_epoch:g} {counter.counts} whatever the batch size, as an epoch does:"
+            f" optimizer steps are read from {counter.metric}"
+        )
+        problems.append(Problem(None, what))
+        return ChosenAxis(
+            StepAxis(counter.metric, counter.counts), f"{counter.metric} / {divisor}", is_doubtful=True
+        )
     if 2 * len(at_odds) >= len(decisive):
         raise _contradiction(at_odds, counter, scale, evidence)
     left_out = {
@@ -165,6 +175,12 @@ def _from_counter(
         problems.append(Problem(None, what))
     axis = StepAxis(counter.metric, counter.counts)
     return ChosenAxis(axis, f"{counter.metric} / {divisor}", is_doubtful=True, left_out=left_out)
+
+
+def _of_an_epoch(runs: Sequence[str], evidence: Evidence) -> float | None:
+    """What one step of the store adds to a counter in all of these runs, if that is one number for several batches."""
+    sizes = {evidence.per_step[run] for run in runs}
+    return sizes.pop() if len(sizes) == 1 and len({evidence.a_step[run] for run in runs}) > 1 else None
 
 
 def _contradiction(
