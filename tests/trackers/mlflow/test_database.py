@@ -132,7 +132,7 @@ def test_a_deleted_experiment_and_one_of_another_workspace(
         collect("gone", uri=uri)
     client.restore_experiment(number)
     monkeypatch.setenv("MLFLOW_WORKSPACE", "another")
-    with pytest.raises(UnknownNameError, match="Valid: none"):
+    with pytest.raises(UnknownNameError, match=r"Valid.*: none"):
         collect("gone", uri=uri)
 
 
@@ -143,7 +143,7 @@ def test_of_many_experiments_the_nearest_names_are_listed(uri: str, client: Mlfl
     client.create_experiment("digits")
     with pytest.raises(UnknownNameError) as caught:
         collect("swep-042", uri=uri)
-    assert "Did you mean 'sweep-042'" in str(caught.value)
+    assert "nearest first: sweep-042" in str(caught.value)
     assert "digits" not in str(caught.value)
     assert len(str(caught.value)) < 500
 
