@@ -57,7 +57,7 @@ def final_target(curves: LossCurves, horizon_steps: int | None = None) -> tuple[
         problems.append(
             f"{counted(int((~keep).sum()), 'run')} {budget.fault}: left out of the final loss ({names})"
         )
-    kept = with_diverged(curves, diverged).select(pd.Series(keep, index=curves.runs.index))
+    kept = with_diverged(curves, diverged).restrict(pd.Series(keep, index=curves.runs.index))
     values = np.where(diverged, np.nan, loss)[keep][:, None]
     problems += finite_divergence_note(curves.runs, diverged)
     shared = horizon_steps if horizon_steps is not None else _one_step_count(budget.steps[budget.reached])

@@ -75,7 +75,8 @@ def split_groups(curves: LossCurves) -> tuple[list[Group], list[str]]:
     found = sorted(set(keys), key=lambda key: tuple(map(_sort_key, key)))
     return [
         Group(
-            dict(zip(columns, key, strict=True)), curves.select(keys.map(lambda value, key=key: value == key))
+            dict(zip(columns, key, strict=True)),
+            curves.restrict(keys.map(lambda value, key=key: value == key)),
         )
         for key in found
     ], notes

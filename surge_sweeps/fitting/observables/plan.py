@@ -71,7 +71,7 @@ def plan_fit(
     _check_options(protocol, target_losses, horizon_steps)
     _check_observable(curves, protocol, target_losses)
     problems = _unfinished(curves)
-    groups, notes = split_groups(curves.results())
+    groups, notes = split_groups(curves.restrict(curves.runs["status"].isin(RESULT_STATUSES)))
     problems += notes
     plans = []
     for group in groups:
@@ -225,19 +225,19 @@ def _plan_group(
     parts: list[TargetRuns] = []
     problems: list[str] = []
     if protocol in (None, "reach") and (~branched).any():
-        reach, found = reach_targets(curves.select(~branched), target_losses)
+        reach, found = reach_targets(curves.restrict(~branched), target_losses)
         parts += [reach] if reach else []
         problems += found
     if protocol in (None, "gain") and branched.any():
-        gains, found = gain_targets(curves.select(branched), horizon_steps)
+        gains, found = gain_targets(curves.restrict(branched), horizon_steps)
         parts += gains
         problems += found
     if protocol == "gain" and not branched.all():
-        crossing, found = crossing_targets(curves.select(~branched), horizon_steps, target_losses)
+        crossing, found = crossing_targets(curves.restrict(~branched), horizon_steps, target_losses)
         parts += [crossing] if crossing else []
         problems += found
     if protocol == "final" and not branched.all():
-        final, found = final_target(curves.select(~branched), horizon_steps)
+        final, found = final_target(curves.restrict(~branched), horizon_steps)
         parts += [final] if final else []
         problems += found
     if protocol in ("reach", "final") and branched.all():

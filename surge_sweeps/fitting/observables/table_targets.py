@@ -64,7 +64,7 @@ def _steps_target(curves: LossCurves, steps: np.ndarray) -> tuple[TargetRuns | N
         problems = (
             [] if known.all() else [f"no learning rate in {counted(int((~known).sum()), 'row')}: left out"]
         )
-        curves, values = curves.select(known), values[known.to_numpy()]
+        curves, values = curves.restrict(known), values[known.to_numpy()]
         return TargetRuns((target,), curves, Responses(values, np.isnan(values))), problems
     missing = int(np.isnan(values).sum())
     say, are = ("says", "is") if missing == 1 else ("say", "are")

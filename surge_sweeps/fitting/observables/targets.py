@@ -195,7 +195,7 @@ def gain_targets(curves: LossCurves, horizon_steps: int | None = None) -> tuple[
     found: list[TargetRuns] = []
     problems: list[str] = []
     for checkpoint in sorted(curves.runs["start_checkpoint"].astype(str).unique()):
-        runs = curves.select(curves.runs["start_checkpoint"].astype(str) == checkpoint)
+        runs = curves.restrict(curves.runs["start_checkpoint"].astype(str) == checkpoint)
         steps = horizon_steps if horizon_steps is not None else common_last_step(runs)
         start_known = _start_known(runs)
         if steps is None or not start_known.any():
@@ -228,7 +228,7 @@ def _start_known(runs: LossCurves) -> BoolArray:
 
 
 def _without(runs: LossCurves, responses: Responses, drop: BoolArray) -> tuple[LossCurves, Responses]:
-    kept = runs.select(pd.Series(~drop, index=runs.runs.index))
+    kept = runs.restrict(pd.Series(~drop, index=runs.runs.index))
     return kept, Responses(responses.values[~drop], responses.censored[~drop])
 
 
