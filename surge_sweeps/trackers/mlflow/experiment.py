@@ -52,8 +52,7 @@ class OpenExperiment:
     @cached_property
     def experiment_id(self) -> str:
         """The experiment's id."""
-        with store_errors(self.uri, "read"):
-            return self._experiment_id
+        return self._call(lambda: self._experiment_id)
 
     def create_run(self, tags: Mapping[str, str], name: str, start_ms: int | None = None) -> Any:
         """Make a run and return it as MLflow's client does; one run, even where the store's answer is lost."""
@@ -159,9 +158,10 @@ class OpenExperiment:
                 self._guard.check()
                 return work()
 
-        # A store that is away from the start is an error at once, since it is probably the wrong one.
-        with store_errors(self.uri, doing):
-            self._guard.check()
+        if not self.is_server:
+            # A database that is away from the start is an error at once, as a server is that nothing listens for.
+            with store_errors(self.uri, doing):
+                self._guard.check()
         return keep_trying(self.uri, attempt, patience_s)
 
     @cached_property
