@@ -110,7 +110,7 @@ def choose_axis(
         return ChosenAxis(StepAxis(step), f"{step}, by its name", is_doubtful=True)
     for counter in counters:
         if counter.metric in whole and all(scale.step_of(run, counter.counts) is not None for run in runs):
-            return _from_counter(runs, counter, scale, evidence[counter], problems, own)
+            return _from_counter(runs, counter, scale, evidence[counter], problems, own, given)
     if given is not None:
         return ChosenAxis(StepAxis(), given.why(problems))
     raise _no_axis(names, framework)
@@ -141,6 +141,7 @@ def _from_counter(
     evidence: Evidence,
     problems: list[Problem],
     own: bool,
+    given: GivenStep | None,
 ) -> ChosenAxis:
     """A counter divided by what a step adds to it, unless the store's own step says that it adds something else.
 
@@ -151,7 +152,7 @@ def _from_counter(
     decisive = {run.run for run in runs}
     at_odds = sorted(decisive & evidence.per_step.keys())
     of_an_epoch = _of_an_epoch(at_odds, evidence)
-    if of_an_epoch is not None:
+    if of_an_epoch is not None and (counter.asked or (given is not None and given.counts_epochs())):
         what = (
             f"a step of {OWN_STEP} adds {of_an_epoch:g} {counter.counts} whatever the batch size, as an epoch does:"
             f" optimizer steps are read from {counter.metric}"
@@ -161,7 +162,7 @@ def _from_counter(
             StepAxis(counter.metric, counter.counts), f"{counter.metric} / {divisor}", is_doubtful=True
         )
     if 2 * len(at_odds) >= len(decisive):
-        raise _contradiction(at_odds, counter, scale, evidence)
+        raise _contradiction(at_odds, counter, scale, evidence, epochs=of_an_epoch is not None)
     left_out = {
         run: f"left out: {counter.metric} is {OWN_STEP} times {size:g} throughout, which is not {divisor}"
         for run, size in evidence.per_step.items()
@@ -184,7 +185,7 @@ def _of_an_epoch(runs: Sequence[str], evidence: Evidence) -> float | None:
 
 
 def _contradiction(
-    runs: Sequence[str], counter: Counter, scale: Scale, evidence: Evidence
+    runs: Sequence[str], counter: Counter, scale: Scale, evidence: Evidence, *, epochs: bool
 ) -> AmbiguousNameError:
     ratios = {evidence.per_step[run] / evidence.a_step[run] for run in runs}
     size = evidence.per_step[runs[0]]
@@ -199,7 +200,8 @@ def _contradiction(
         "batch_size",
         choices,
         f" Or --step-column {OWN_STEP} if the batch size is right and {OWN_STEP} counts optimizer steps, or"
-        f" --step-column with a metric that does.",
+        f" --step-column with a metric that does."
+        + (f" Or --examples-column {counter.metric} if {OWN_STEP} counts epochs." if epochs else ""),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from surge_sweeps.errors import UnknownNameError
 from surge_sweeps.trackers.base import EXAMPLES, TOKENS
@@ -42,10 +42,11 @@ class Scale:
 
 @dataclass(frozen=True)
 class Counter:
-    """A metric and what it counts: examples or tokens."""
+    """A metric and what it counts: examples or tokens; whether the user named it."""
 
     metric: str
     counts: Counts
+    asked: bool = field(default=False, compare=False)
 
 
 def check_batch_unit(runs: Sequence[StoredRun], scale: Scale) -> None:
@@ -88,7 +89,7 @@ def counters_of(
     found = [Counter(name, "examples") for name in examples] + [Counter(name, "tokens") for name in tokens]
     unit: Counts = "tokens" if batch_unit == "tokens" else "examples"
     found.sort(key=lambda counter: counter.counts != unit)
-    named = [Counter(asked, unit)] if asked is not None else []
+    named = [Counter(asked, unit, asked=True)] if asked is not None else []
     return [counter for counter in dict.fromkeys(named + found) if counter.metric in names]
 
 

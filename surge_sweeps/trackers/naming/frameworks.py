@@ -134,7 +134,7 @@ FRAMEWORKS: tuple[Framework, ...] = (
     Framework(
         "MLflow's autologging of Lightning",
         (),
-        settings=(_all("epochs", "optimizer_name", "lr", "weight_decay"),),
+        settings=(_all("epochs", "optimizer_name", "maximize", "foreach", "differentiable"),),
         steps=(),
         no_steps="MLflow's autologging gives the epoch as the step",
         lr=("lr",),

@@ -97,9 +97,16 @@ class GivenStep:
         Raises:
             SurgeError: it counts epochs or reports.
         """
-        told = self._counts_with() or self._ends_with_epochs()
+        told = self._counts()
         if told is not None:
             raise SurgeError(f"the step of {self.loss!r} counts {told}. It is no optimizer step.", _HINT)
+
+    def counts_epochs(self) -> bool:
+        """Whether the newest points show that it counts epochs."""
+        return (self._counts() or "").startswith("epochs")
+
+    def _counts(self) -> str | None:
+        return self._counts_with() or self._ends_with_epochs()
 
     def _counts_with(self) -> str | None:
         """A metric that says what else the step counts."""

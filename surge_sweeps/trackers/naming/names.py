@@ -16,7 +16,7 @@ from surge_sweeps.trackers.base import EVAL_LOSS, EXAMPLES, TOKENS, column_flag
 #: What a step axis, or a batch size, counts.
 Counts = Literal["steps", "examples", "tokens"]
 
-#: What the user calls W&B's own step.
+#: What the user calls the store's own step: W&B's, or the one that a point on MLflow was logged with.
 OWN_STEP = "_step"
 
 #: How many candidates an error lists.

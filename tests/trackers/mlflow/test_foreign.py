@@ -230,9 +230,19 @@ def test_epochs_with_a_count_of_examples_need_no_flag(sweep: Callable[..., list[
 
 def test_epochs_from_one_on_with_a_count_of_examples(sweep: Callable[..., list[str]], uri: str) -> None:
     sweep(range(1, 11), {}, examples_seen=lambda epoch, batch: epoch * 64)
-    curves = collect("foreign", uri=uri)
+    # As well a batch of 64 in micro-batches of 8 and 16.
+    with pytest.raises(SurgeError, match="Or --examples-column examples_seen if _step counts epochs"):
+        collect("foreign", uri=uri)
+    curves = collect("foreign", uri=uri, examples="examples_seen")
     assert steps(curves) == {tuple(range(8, 81, 8)), tuple(range(4, 41, 4))}
     assert "adds 64 examples whatever the batch size" in what(curves)
+
+
+def test_epochs_that_a_setting_tells_need_no_flag_with_a_count_of_examples(
+    sweep: Callable[..., list[str]], uri: str
+) -> None:
+    sweep(range(1, 11), {"epochs": 10}, examples_seen=lambda epoch, batch: epoch * 64)
+    assert steps(collect("foreign", uri=uri)) == {tuple(range(8, 81, 8)), tuple(range(4, 41, 4))}
 
 
 @pytest.mark.parametrize(
