@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -43,6 +43,11 @@ LR_RANGE = (1e-30, 1e30)
 
 RUN_COLUMNS: tuple[str, ...] = ("run", "lr", "batch_size", "seed", "status")
 POINT_COLUMNS: tuple[str, ...] = ("run", "step", "examples", "loss")
+
+#: By how many points columns grow at a time.
+_GROWTH = 2**22
+
+_Number = TypeVar("_Number", np.int64, np.float64)
 
 
 class Problem(NamedTuple):
@@ -139,11 +144,56 @@ class Stretches(NamedTuple):
 
 
 class RunPoints(NamedTuple):
-    """The points of one run, by rising steps, one a step; `examples` is None, or NaN where they are not known."""
+    """The points of one run, by rising steps, one a step; `examples` is NaN where they are not known."""
 
     step: NDArray[np.int64]
     loss: NDArray[np.float64]
-    examples: NDArray[np.float64] | None = None
+    examples: NDArray[np.float64]
+
+
+class PointColumns:
+    """The points of many runs as they come, run after run in any order, in columns that grow where they lie.
+
+    1e8 points fill most of the memory that there is: lists of small arrays would be held together with the table that
+    is made of them.
+
+    >>> points = PointColumns()
+    >>> points.add("b", np.array([1, 2]), np.array([3.0, 2.0]))
+    >>> points.add("a", np.array([1]), np.array([4.0]))
+    >>> points["b"].loss, sorted(points.runs())
+    (array([3., 2.]), ['a', 'b'])
+    """
+
+    def __init__(self) -> None:
+        self.step = np.empty(0, dtype=np.int64)
+        self.loss = np.empty(0)
+        self.examples = np.empty(0)
+        self._places: dict[str, tuple[int, int]] = {}
+        self._used = 0
+
+    def runs(self) -> Mapping[str, tuple[int, int]]:
+        """Run -> where its points begin and end in the columns."""
+        return self._places
+
+    def add(self, run: str, step: NDArray[np.int64], loss: NDArray[np.float64]) -> None:
+        """Put the points of one more run behind the others; none of `[]`'s arrays may be in use."""
+        start, self._used = self._used, self._used + len(step)
+        if self._used > len(self.step):
+            size = max(self._used, len(self.step) + _GROWTH)
+            self.step.resize(size, refcheck=False)
+            self.loss.resize(size, refcheck=False)
+        self.step[start : self._used] = step
+        self.loss[start : self._used] = loss
+        self._places[run] = (start, self._used)
+
+    def expect_examples(self) -> None:
+        """Make room for the examples of every point; they are not known as long as nothing is written there."""
+        self.examples = np.full(self._used, np.nan)
+
+    def __getitem__(self, run: str) -> RunPoints:
+        """The points of a run, as views; the examples are empty until they are expected."""
+        place = slice(*self._places[run])
+        return RunPoints(self.step[place], self.loss[place], self.examples[place])
 
 
 def build_curves(
@@ -199,7 +249,7 @@ def build_curves(
 
 def curves_of_runs(
     runs: pd.DataFrame,
-    points: dict[str, RunPoints],
+    points: PointColumns,
     *,
     problems: Sequence[Problem],
     project: str,
@@ -212,44 +262,47 @@ def curves_of_runs(
     """`build_curves` for loss curves that are in order already, without a copy of them all.
 
     Args:
-        runs: as there. points: run -> its points; emptied on the way, so that what is read is held once.
+        runs: as there. points: of these runs and others; its columns are taken, so that what is read is held once.
         problems: those met before. The others: see `LossCurves`.
     """
     found = list(problems)
     runs = _usable_runs(runs, found, lr_needed=True)
-    parts = []
-    for run, batch_size in zip(runs["run"], runs["batch_size"], strict=True):
-        if run in points and len(points[run].step):
-            parts.append((run, int(batch_size), points[run]))
-    points.clear()
-    table = _point_table(parts)
+    table = _point_table(runs, points)
     return LossCurves(
         runs, table, tuple(found), project, source, loss_name, batch_unit, "loss_curve", read_as, route
     )
 
 
-def _point_table(parts: list[tuple[str, int, RunPoints]]) -> pd.DataFrame:
-    """The points of runs in one table; `parts`: (run, batch size, points), emptied column by column."""
-    names = pd.Index([run for run, _, _ in parts], dtype="str")
-    rows = np.array([len(points.step) for _, _, points in parts], dtype=np.int64)
-    width = np.int16 if len(parts) < 2**15 else np.int32
-    run = pd.Categorical.from_codes(np.repeat(np.arange(len(parts), dtype=width), rows), categories=names)
-    examples = np.empty(int(rows.sum()))
-    steps, losses, end = [np.empty(0, np.int64)], [np.empty(0)], 0
-    for _, batch_size, (step, loss, seen) in parts:
-        own = examples[end : end + len(step)]
-        np.multiply(step, batch_size, out=own, casting="unsafe")
-        if seen is not None:
-            np.copyto(own, seen, where=~np.isnan(seen))
-        end += len(step)
-        steps.append(step)
-        losses.append(loss)
-    parts.clear()
-    step = np.concatenate(steps)
-    steps.clear()
-    loss = np.concatenate(losses)
-    losses.clear()
+def _point_table(runs: pd.DataFrame, points: PointColumns) -> pd.DataFrame:
+    """The points of `runs` in their order, made column by column."""
+    places = [points.runs().get(run, (0, 0)) for run in runs["run"]]
+    rows = np.array([end - start for start, end in places], dtype=np.int64)
+    points.step = step = _rearranged(points.step, places)
+    points.loss = loss = _rearranged(points.loss, places)
+    if points.examples.size:
+        points.examples = examples = _rearranged(points.examples, places)
+    else:
+        examples = np.full(len(step), np.nan)
+    ends = np.cumsum(rows)
+    for batch_size, start, end in zip(runs["batch_size"].tolist(), ends - rows, ends, strict=True):
+        own = examples[start:end]
+        np.copyto(own, step[start:end] * batch_size, where=np.isnan(own))
+    there = np.flatnonzero(rows)
+    width = np.int16 if len(there) < 2**15 else np.int32
+    codes: NDArray[np.integer[Any]] = np.repeat(np.arange(len(there), dtype=width), rows[there])
+    names = pd.Index(runs["run"].to_numpy()[there], dtype="str")
+    run = pd.Categorical.from_codes(codes, categories=names)
     return pd.DataFrame({"run": run, "step": step, "examples": examples, "loss": loss}, copy=False)
+
+
+def _rearranged(column: NDArray[_Number], places: Sequence[tuple[int, int]]) -> NDArray[_Number]:
+    """Some stretches of a column one after the other."""
+    found = np.empty(sum(end - start for start, end in places), dtype=column.dtype)
+    done = 0
+    for start, end in places:
+        found[done : done + end - start] = column[start:end]
+        done += end - start
+    return found
 
 
 def _usable_runs(runs: pd.DataFrame, found: list[Problem], *, lr_needed: bool) -> pd.DataFrame:

@@ -7,20 +7,20 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal, cast, get_args
 
 import numpy as np
 import pandas as pd
 
-from surge_sweeps.curves import RESULT_STATUSES, LossCurves, Problem, RunPoints, Status, curves_of_runs
+from surge_sweeps.curves import RESULT_STATUSES, LossCurves, PointColumns, Problem, Status, curves_of_runs
 from surge_sweeps.errors import SurgeError, UnknownNameError
 from surge_sweeps.trackers.base import ReadOptions
 from surge_sweeps.trackers.gathering import add_examples, place_losses
 from surge_sweeps.trackers.naming.choose import choose_names
 from surge_sweeps.trackers.naming.names import ReadNames, StepAxis
-from surge_sweeps.trackers.placing import PlacedPoints, Placing
+from surge_sweeps.trackers.placing import Placing
 from surge_sweeps.trackers.reading import Origin, Reading, SeriesSource
 from surge_sweeps.trackers.stored_runs import RunColumns, StoredRun, repeated_trials, run_columns
 
@@ -71,7 +71,7 @@ def _assemble(stored: Sequence[StoredRun], reading: Reading, *, look: bool) -> L
 
     losses = place_losses(reading.parts(stored, names.loss, names.step.metric), placing, stored, problems)
     _check_points(losses, stored, names)
-    stored = [run for run in stored if run.run in losses]
+    stored = [run for run in stored if run.run in losses.runs()]
     if names.foreign and options.loss is None and _is_no_curve(losses):
         problems.append(
             Problem(
@@ -84,17 +84,15 @@ def _assemble(stored: Sequence[StoredRun], reading: Reading, *, look: bool) -> L
     ]
     dropped = repeated_trials(stored, problems)
     stored = [run for run in stored if run.run not in dropped]
-    points = {run.run: RunPoints(losses[run.run].step, losses[run.run].value) for run in stored}
-    del losses
     if names.examples is not None:
         counted = [run for run in stored if names.examples in run.metrics]
         parts = reading.parts(counted, names.examples, names.step.metric)
-        add_examples(points, parts, placing, counted, problems)
-        if names.confirmed_by == names.examples and not _agree(points, table):
+        add_examples(losses, parts, placing, counted, problems)
+        if names.confirmed_by == names.examples and not _agree(losses, [run.run for run in counted], table):
             return None
     return curves_of_runs(
         _with_status(RunColumns(table, problems), stored),
-        points,
+        losses,
         problems=problems,
         project=origin.project,
         source=origin.source,
@@ -114,14 +112,14 @@ def _with_metric(stored: Sequence[StoredRun], metric: str, problems: list[Proble
     return [run for run in stored if metric in run.metrics]
 
 
-def _check_points(losses: Mapping[str, PlacedPoints], stored: Sequence[StoredRun], names: ReadNames) -> None:
+def _check_points(losses: PointColumns, stored: Sequence[StoredRun], names: ReadNames) -> None:
     """Refuse a step axis that places no point at all.
 
     Raises:
         SurgeError: no run has a point at a whole step.
     """
     if (
-        not _any_point(losses)
+        not _counts(losses)
         and any(run.status in RESULT_STATUSES for run in stored)
         and names.step != StepAxis()
     ):
@@ -132,9 +130,10 @@ def _check_points(losses: Mapping[str, PlacedPoints], stored: Sequence[StoredRun
         )
 
 
-def _statuses(stored: Sequence[StoredRun], losses: Mapping[str, PlacedPoints]) -> list[Status]:
+def _statuses(stored: Sequence[StoredRun], losses: PointColumns) -> list[Status]:
     """As recorded; else one that ended by itself has diverged if its last loss is not finite; an idle one is stale."""
-    broken = {run for run, (_, value) in losses.items() if value.size and not math.isfinite(float(value[-1]))}
+    ends = {run: end for run, (start, end) in losses.runs().items() if end > start}
+    broken = {run for run, end in ends.items() if not math.isfinite(float(losses.loss[end - 1]))}
     oldest_ms = (time.time() - STALE_AFTER_S) * 1000
     found: list[Status] = []
     for run in stored:
@@ -147,12 +146,11 @@ def _statuses(stored: Sequence[StoredRun], losses: Mapping[str, PlacedPoints]) -
     return found
 
 
-def _agree(points: Mapping[str, RunPoints], table: pd.DataFrame) -> bool:
+def _agree(points: PointColumns, counted: Sequence[str], table: pd.DataFrame) -> bool:
     """Whether the examples counted are steps times batch size at every point."""
     batch = dict(zip(table["run"], table["batch_size"], strict=True))
-    for run, (step, _, examples) in points.items():
-        if examples is None:
-            continue
+    for run in counted:
+        step, _, examples = points[run]
         known = ~np.isnan(examples)
         if not np.allclose((step * batch[run])[known], examples[known], rtol=1e-9, atol=0.0):
             return False
@@ -163,13 +161,14 @@ def _newest_ms(run: StoredRun) -> int:
     return max([run.start_ms or 0, *(point.timestamp_ms for point in run.metrics.values())])
 
 
-def _any_point(losses: Mapping[str, PlacedPoints]) -> bool:
-    return any(points.step.size for points in losses.values())
+def _counts(losses: PointColumns) -> list[int]:
+    """How many points runs have that have any."""
+    return [end - start for start, end in losses.runs().values() if end > start]
 
 
-def _is_no_curve(losses: Mapping[str, PlacedPoints]) -> bool:
+def _is_no_curve(losses: PointColumns) -> bool:
     """Whether most runs with points have but one."""
-    counts = [points.step.size for points in losses.values() if points.step.size]
+    counts = _counts(losses)
     return bool(counts) and float(np.median(counts)) < 2
 
 

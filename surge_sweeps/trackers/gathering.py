@@ -11,14 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from surge_sweeps.curve_cache import Series
-from surge_sweeps.curves import Problem, RunPoints
-from surge_sweeps.trackers.placing import Findings, Kind, PlacedPoints, Placing
+from surge_sweeps.curves import PointColumns, Problem
+from surge_sweeps.trackers.placing import Findings, Kind, Placing
 from surge_sweeps.trackers.stored_runs import StoredRun
 
 
 def place_losses(
     parts: Iterable[Series], placing: Placing, stored: Sequence[StoredRun], problems: list[Problem]
-) -> dict[str, PlacedPoints]:
+) -> PointColumns:
     """The losses of every run whose steps are to be believed; what was found of them is added to `problems`.
 
     Args:
@@ -29,7 +29,7 @@ def place_losses(
     """
     findings, params = Findings(), {run.run: run.params for run in stored}
     metric = placing.names.loss
-    losses: dict[str, PlacedPoints] = {}
+    losses = PointColumns()
     doubted: dict[str, str] = {}
     stepless: dict[str, str] = {}
     with_points = 0
@@ -39,7 +39,8 @@ def place_losses(
         stepless |= placing.stepless(series)
         doubted |= {run: why for run, why in placing.doubts(series).items() if run not in stepless}
         believed = [run for run in series.runs if run not in doubted and run not in stepless]
-        losses |= placing.place(series.take(believed), metric, findings)
+        for run, placed in placing.place(series.take(believed), metric, findings).items():
+            losses.add(run, *placed)
     runs = [run.run for run in stored]
     placing.refuse_stepless(_in_order(stepless, runs), with_points)
     placing.refuse_doubted(_in_order(doubted, runs), with_points, len(runs))
@@ -52,7 +53,7 @@ def place_losses(
 
 
 def add_examples(
-    points: dict[str, RunPoints],
+    points: PointColumns,
     parts: Iterable[Series],
     placing: Placing,
     counted: Sequence[StoredRun],
@@ -61,20 +62,20 @@ def add_examples(
     """Put the examples seen beside the losses, NaN where none were logged at the step of a loss.
 
     Args:
-        points: of all runs; those of `counted` are replaced. parts: their series of the metric that counts examples.
+        points: of all runs. parts: the series of `counted`, of the metric that counts examples.
     """
+    points.expect_examples()
     findings, params = Findings(), {run.run: run.params for run in counted}
     metric = placing.names.examples or ""
     for part in parts:
         series = placing.steps_of(part, metric, params, findings)
         for run, (step, value) in placing.place(series, metric, findings).items():
             losses = points[run]
-            points[run] = losses._replace(examples=_at(losses.step, step, value))
+            losses.examples[:] = _at(losses.step, step, value)
     runs = [run.run for run in counted]
     problems += findings.problems(runs)
     for run in runs:
-        examples = points[run].examples
-        gaps = 0 if examples is None else int(np.isnan(examples).sum())
+        gaps = int(np.isnan(points[run].examples).sum())
         if gaps:
             what = f"{metric!r} is missing at {gaps} points: step times batch size is used there"
             problems.append(Problem(run, what))

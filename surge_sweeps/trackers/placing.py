@@ -116,8 +116,9 @@ class Placing:
         starts = ends - series.rows
         changes = np.zeros(len(series.step), dtype=bool)
         changes[1:] = series.step[1:] != series.step[:-1]
-        changes[starts[series.rows > 0]] = False
-        moving = np.unique(np.searchsorted(ends, np.flatnonzero(changes), "right"))
+        there = np.flatnonzero(series.rows)
+        changes[starts[there]] = False
+        moving = there[np.logical_or.reduceat(changes, starts[there])] if there.size else there
         found: dict[str, str] = {}
         for number in np.setdiff1d(np.flatnonzero(series.rows > 1), moving):
             step, count = series.step[starts[number]], int(series.rows[number])
