@@ -74,8 +74,8 @@ def report(
     step_column: Annotated[
         str | None,
         typer.Option(
-            help="W&B: the metric that counts optimizer steps; _step where every log call is one step. Tables: the"
-            " optimizer step, where the rows are points of loss curves."
+            help="The metric that counts optimizer steps; _step: on W&B every log call is one, on MLflow the step given"
+            " with each point is. Tables: the optimizer step, where the rows are points of loss curves."
         ),
     ] = None,
     examples_column: Annotated[

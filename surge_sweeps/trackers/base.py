@@ -186,8 +186,9 @@ class ReadOptions:
             default the one of `loss`, `eval/loss` and `train/loss` that is there.
         lr, batch_size, seed: configuration keys, or columns of a table, that hold them. A batch size on a tracker may
             be a product: `micro_batch * accumulation`.
-        step: on W&B the metric that counts optimizer steps, `_step` for W&B's own count of log calls; of a table the
-            column with the optimizer step, which makes its rows points of loss curves. MLflow's points carry theirs.
+        step: the metric that counts optimizer steps, `_step` for W&B's own count of log calls and for the step that
+            a program gave with each point on MLflow; of a table the column with the optimizer step, which makes its
+            rows points of loss curves.
         examples: the metric that counts examples seen (of batch unit tokens: tokens).
         filters: which runs of a W&B project, in W&B's own query language; None reads all.
         batch_unit: what the batch size counts.

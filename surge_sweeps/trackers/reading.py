@@ -62,7 +62,7 @@ class Origin(NamedTuple):
 
     Attributes:
         project: as the user calls it. source: the store, without secrets. identity: the store's own, exact.
-        own_step: the store's own step is the optimizer step whoever logged it; on W&B it may count log calls.
+        own_step: the store's own step is one that the program gave with each point; on W&B it may count log calls.
     """
 
     project: str
