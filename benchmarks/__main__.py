@@ -10,6 +10,7 @@ SCRIPTS = (
     "bench_training.py",
     "bench_demo.py",
     "bench_collect.py",
+    "bench_mlflow_read.py",
     "bench_wandb.py",
     "bench_offline.py",
     "bench_fit.py",

@@ -70,6 +70,14 @@ def test_a_float_step_that_sqlite_keeps_is_read_as_it_stands(uri: str, foreign_r
     assert points(uri) == [[(1.0, 2.0), (2.5, 1.0)]]
 
 
+@pytest.mark.parametrize("column", ["step", "value", "timestamp"])
+def test_text_where_a_number_should_be_is_said(uri: str, foreign_run: Log, column: str) -> None:
+    run = foreign_run(PARAMS, LOSS)
+    change(uri, f"UPDATE metrics SET {column} = 'soon' WHERE step = 2")
+    with pytest.raises(TrackerError, match=f"'eval/loss' in the run {run} is no number"):
+        points(uri)
+
+
 @BOTH
 def test_points_of_one_step_and_time_come_in_one_order_from_every_database(
     uri: str, foreign_run: Log, client: MlflowClient
@@ -171,6 +179,25 @@ def test_a_sweep_that_writes_is_read_without_a_torn_batch(
     assert seen == sorted(seen)
     assert {count % 10 for count in seen} == {0}
     assert seen[-1] == 300
+
+
+@pytest.mark.parametrize("index", ["index_metrics_run_uuid_key_step", "index_metrics_run_uuid", ""])
+def test_points_are_found_by_the_run_and_never_by_a_scan_of_the_metric_in_all_runs(
+    uri: str, foreign_run: Log, index: str
+) -> None:
+    run = foreign_run(PARAMS, LOSS)
+    others = {"index_metrics_run_uuid_key_step", "index_metrics_run_uuid"} - {index}
+    for other in others if index != "index_metrics_run_uuid_key_step" else ():
+        change(uri, f"DROP INDEX {other}")
+    with open_database(uri) as store:
+        statements: list[str] = []
+        store._connection.set_trace_callback(statements.append)  # type: ignore[attr-defined]
+        assert store.fetch([run], "eval/loss", None).value.tolist() == [2.0, 1.0]
+        assert store.count([run], "eval/loss") == [2]
+    with closing(sqlite3.connect(uri.removeprefix("sqlite:///"))) as connection:
+        plans = [str(connection.execute(f"EXPLAIN QUERY PLAN {text}").fetchone()[3]) for text in statements]
+    assert len(plans) == 2
+    assert all(f"INDEX {index or 'sqlite_autoindex_metrics_1'} " in plan for plan in plans), plans
 
 
 def test_a_store_that_is_locked_for_a_while_is_waited_for(uri: str, database: Path, foreign_run: Log) -> None:

@@ -44,6 +44,8 @@ _COLUMNS = (
     "SELECT attname FROM pg_catalog.pg_attribute "
     "WHERE attrelid = to_regclass(?) AND attnum > 0 AND NOT attisdropped"
 )
+# Compiling a query of this kind takes longer than running it. For one transaction alone; older servers compile none.
+_NO_COMPILING = "SELECT set_config(name, 'off', true) FROM pg_catalog.pg_settings WHERE name = 'jit'"
 _MESSAGE_LIMIT = 300
 
 #: What the server or libpq says -> what to do.
@@ -128,6 +130,7 @@ class PostgresStore(DatabaseStore):
         query = _PER_RUN.format(what=what)
         for chunk in _chunks(runs, _RUNS_AT_ONCE):
             with self._moment(), self._connection.cursor() as cursor:
+                cursor.execute(_NO_COMPILING.encode())
                 for (value,) in cursor.stream(query.encode(), (metric, chunk), binary=True):
                     yield value
 

@@ -103,7 +103,15 @@ class SqliteStore(DatabaseStore):
         query = _POINTS.format(hint=self._hint)
         parts = []
         for run in runs:
-            points = np.fromiter(self._connection.execute(query, (run, metric)), dtype=_POINT)
+            rows = self._connection.execute(query, (run, metric))
+            try:
+                points = np.fromiter(rows, dtype=_POINT)
+            except (TypeError, ValueError, OverflowError) as error:
+                # SQLite keeps whatever is written, text in a column of numbers too.
+                raise TrackerError(
+                    f"a point of {metric!r} in the run {run} is no number: {error}.",
+                    f"Mend or delete that row of the table metrics, or hide the run: mlflow runs delete --run-id {run}",
+                ) from error
             value = restore_infinities(points["value"])
             parts.append(in_order(run, points["step"], value, points["timestamp"]))
         return join_series(parts)
