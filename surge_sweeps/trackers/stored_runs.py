@@ -21,6 +21,8 @@ from surge_sweeps.trackers.naming.names import ReadNames, number
 
 #: Columns that are identifiers or labels, however much their values look like numbers.
 _TEXT_COLUMNS = frozenset({"trial_id", "sweep_id", "init_from", "start_checkpoint"})
+#: The setting by which a study of Optuna says whether it minimizes; on MLflow a tag of the run above its trials.
+STUDY_DIRECTION = "optuna.study_direction"
 #: Columns the reader itself fills.
 _OWN_COLUMNS = frozenset({"run", "status", "lr", "batch_size", "seed"})
 

@@ -22,19 +22,20 @@ from surge_sweeps.trackers.mlflow.record import (
     TAG_SWEEP_ID,
     TAG_TRIAL_ID,
 )
-from surge_sweeps.trackers.stored_runs import LatestPoint, StoredRun, as_status
+from surge_sweeps.trackers.stored_runs import STUDY_DIRECTION, LatestPoint, StoredRun, as_status
 
 #: MLflow stores plus and minus infinity as these.
 STORED_INFINITY = 1.797e308
 _LISTED_EXPERIMENTS = 20
 
 _ENDED: dict[str, Status] = {"FINISHED": "finished", "FAILED": "crashed", "KILLED": "crashed"}
-#: Columns of the run table that the writer keeps in tags.
+#: Settings that are kept in tags: by the writer, and by Optuna.
 _FROM_TAGS = {
     "trial_id": TAG_TRIAL_ID,
     "sweep_id": TAG_SWEEP_ID,
     "start_checkpoint": f"{TAG_SUMMARY}start_checkpoint",
     "start_loss": f"{TAG_SUMMARY}start_loss",
+    STUDY_DIRECTION: STUDY_DIRECTION,
 }
 
 

@@ -29,7 +29,7 @@ from surge_sweeps.trackers.naming.names import (
     number,
     unit_metric,
 )
-from surge_sweeps.trackers.naming.nested import without_curve, without_loss
+from surge_sweeps.trackers.naming.nested import refuse_maximized, without_curve, without_loss
 from surge_sweeps.trackers.naming.parameters import (
     Settings,
     choose_lr,
@@ -67,6 +67,7 @@ def choose_names(
         AmbiguousNameError: several names that are not the same thing; the message lists them and the flag to give.
         SurgeError: nothing tells the optimizer step.
     """
+    everything = stored
     parents = without_loss(stored, options.loss)
     stored = [run for run in stored if run.run not in parents]
     kinds = {run.run: logged_by(run) for run in stored}
@@ -106,6 +107,8 @@ def choose_names(
     problems += schedule_problems(decisive)
     if kind.framework is not None and kind.framework.caveat and chosen.axis in kind.framework.steps:
         problems.append(Problem(None, kind.framework.caveat))
+    if kind.framework is not None and kind.framework.prunes and options.loss is None:
+        refuse_maximized(usable, everything, loss)
     problems += _search_problems(usable, loss, kind.framework)
     seen = _seen(decisive, kind.framework, counters, chosen.axis, scale, options)
     names = ReadNames(

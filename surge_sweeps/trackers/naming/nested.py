@@ -6,10 +6,14 @@ from collections.abc import Sequence
 
 from surge_sweeps.counting import counted
 from surge_sweeps.curves import Problem
+from surge_sweeps.errors import SurgeError
 from surge_sweeps.trackers.naming.evidence import ReadSeries
 from surge_sweeps.trackers.naming.frameworks import FRAMEWORKS
 from surge_sweeps.trackers.naming.loss_names import kind_of
-from surge_sweeps.trackers.stored_runs import StoredRun
+from surge_sweeps.trackers.stored_runs import STUDY_DIRECTION, StoredRun
+
+#: So many of the runs nested in one tell whether they log curves.
+_LOOKED_AT = 8
 
 
 def children_of(stored: Sequence[StoredRun]) -> dict[str, list[StoredRun]]:
@@ -51,10 +55,28 @@ def without_curve(
     curves = {run.run: run for run in stored if loss in run.metrics}
     left_out: dict[str, str] = {}
     for run, children in children_of(list(curves.values())).items():
-        points = read([curves[run], *children], loss).rows
+        points = read([curves[run], *children[:_LOOKED_AT]], loss).rows
         nested = f"{counted(len(children), 'run')} with {loss!r} nested in it"
         if points[0] < 2 <= max(points[1:]):
             left_out[run] = f"left out: {nested}, and one value of its own"
         elif points[0] >= 2:
             problems.append(Problem(run, f"{nested}, and a curve of its own: it counts as a trial too"))
     return left_out
+
+
+def refuse_maximized(trials: Sequence[StoredRun], stored: Sequence[StoredRun], loss: str) -> None:
+    """Refuse the values of a study of Optuna that are to be as large as possible.
+
+    Args:
+        trials: runs that may be read. stored: every run, studies among them. loss: what would be read as the loss.
+
+    Raises:
+        SurgeError: most trials are of such a study.
+    """
+    maximized = {run.run for run in stored if "MAXIMIZE" in run.params.get(STUDY_DIRECTION, "")}
+    count = sum(run.parent in maximized for run in trials)
+    if 2 * count > len(trials):
+        raise SurgeError(
+            f"the study maximizes what it is given, so {loss!r} is no loss.",
+            f"Name a metric that is one with --loss-column, or give --loss-column {loss} if it is a loss all the same.",
+        )

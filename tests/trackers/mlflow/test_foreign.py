@@ -290,6 +290,21 @@ def test_a_parent_of_others_is_no_trial(
     assert "counts as a trial too" in what(curves, trained)
 
 
+def test_a_study_that_maximizes_has_no_loss(
+    foreign_run: Callable[..., str], client: MlflowClient, uri: str
+) -> None:
+    study = foreign_run({}, {}, tags={"optuna.study_direction": "MAXIMIZE"})
+    for lr, batch in CELLS:
+        values = {"intermediate_value": [(1, 0.1), (2, 0.9)]}
+        foreign_run({"lr": lr, "batch_size": batch}, values, tags={"mlflow.parentRunId": study})
+    with pytest.raises(SurgeError, match="'intermediate_value' is no loss"):
+        collect("foreign", uri=uri, step="_step")
+    curves = collect("foreign", uri=uri, step="_step", loss="intermediate_value")
+    assert steps(curves) == {(1, 2)}
+    client.set_tag(study, "optuna.study_direction", "MINIMIZE")
+    assert steps(collect("foreign", uri=uri, step="_step")) == {(1, 2)}
+
+
 def test_one_value_a_trial_is_no_curve_and_it_is_said(foreign_run: Callable[..., str], uri: str) -> None:
     for lr, batch in CELLS:
         foreign_run({"lr": lr, "batch_size": batch}, {"val_loss": [(100, lr)]})

@@ -16,9 +16,10 @@ from surge_sweeps.curve_cache import Series
 from surge_sweeps.curves import RESULT_STATUSES, Status
 from surge_sweeps.trackers.mlflow.record import NOT_TRIALS, TAG_KIND, TAG_PARENT, TAG_STATUS, TAG_TRIAL_ID
 from surge_sweeps.trackers.mlflow.runs import make_run, unknown_experiment
-from surge_sweeps.trackers.stored_runs import LatestPoint, StoredRun, as_status
+from surge_sweeps.trackers.stored_runs import STUDY_DIRECTION, LatestPoint, StoredRun, as_status
 
 _OURS = "surge.%"
+_READ_TAGS = "AND (t.key LIKE ? OR t.key IN (?, ?))"
 _ACTIVE = "r.experiment_id = ? AND r.lifecycle_stage = 'active'"
 
 
@@ -81,7 +82,7 @@ class DatabaseStore(ABC):
     def runs(self, experiment_id: int) -> list[StoredRun]:
         """Every active run of the experiment that is no parent and no report, oldest first."""
         with self._moment():
-            tags = self._texts("tags", experiment_id, "AND (t.key LIKE ? OR t.key = ?)", _OURS, TAG_PARENT)
+            tags = self._texts("tags", experiment_id, _READ_TAGS, _OURS, TAG_PARENT, STUDY_DIRECTION)
             params = self._texts("params", experiment_id)
             latest = self._latest(experiment_id)
             rows = list(
