@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -329,4 +330,6 @@ def _by_shard(owner: Mapping[str, Shard]) -> dict[Shard, list[str]]:
 
 def _reason(error: Exception) -> str:
     """What went wrong, without the names of files, which differ from time to time."""
-    return (isinstance(error, OSError) and error.strerror) or " ".join(str(error).split())
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno)
+    return " ".join(str(error).split())

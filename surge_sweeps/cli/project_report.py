@@ -11,6 +11,7 @@ from typing import TypedDict
 
 import pandas as pd
 
+from surge_sweeps.cli.cache_notes import cache_notes
 from surge_sweeps.cli.console import out, progress_bar, say
 from surge_sweeps.cli.publish import PublishOptions, publish_result, publish_target
 from surge_sweeps.cli.summary import print_summary
@@ -110,7 +111,7 @@ def _collect(project: str, place: Place, read: ReadOptions, uri: str | None, *, 
     part = f", filters {json.dumps(dict(read.filters))}" if read.filters else ""
     say(f"Collecting {_PLACES[place.kind]} {project}{part} ...", quiet=quiet)
     tracker = place.kind if place.kind in ("wandb", "mlflow") and uri is None else None
-    with progress_bar("collecting", quiet=quiet) as progress:
+    with cache_notes(), progress_bar("collecting", quiet=quiet) as progress:
         curves = read_project(project, read, tracker=tracker, uri=uri, progress=progress)
     if read.filters and curves.runs.empty:
         raise SurgeError(
