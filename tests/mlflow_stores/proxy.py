@@ -60,6 +60,8 @@ class Proxy:
                     self.send_header("Content-Length", str(len(answer.body)))
                 self.end_headers()
                 self.wfile.write(answer.body)
+                # An answer may promise more than it holds.
+                self.close_connection = isinstance(found, Answer)
 
             do_POST = do_GET
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from mlflow_stores import MlflowServer
 from reader_contract import ReaderContract
 
 from surge_sweeps.curves import LossCurves
@@ -87,6 +89,12 @@ class TestMlflowOnPostgres(ReaderContract):
     @pytest.fixture
     def place(self, postgres_uri: str) -> TrackerPlace:
         return TrackerPlace("mlflow", "contract", postgres_uri)
+
+
+class TestMlflowServer(ReaderContract):
+    @pytest.fixture
+    def place(self, shared_server: MlflowServer) -> TrackerPlace:
+        return TrackerPlace("mlflow", f"contract-{uuid.uuid4().hex[:8]}", shared_server.uri)
 
 
 class TestTable(ReaderContract):

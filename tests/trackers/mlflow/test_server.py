@@ -46,7 +46,7 @@ def test_a_sweep_through_a_server_reads_like_the_file_behind_it(
     assert through_server.source == f"mlflow {server}"
     assert capfd.readouterr() == ("", "")
 
-    with pytest.raises(UnknownNameError, match="'demo'"):
+    with pytest.raises(UnknownNameError, match="nearest first: demo"):
         collect("demmo", uri=server)
     with pytest.raises(TrackerError, match="refuses"):
         tracker.write_runs("s1", [record("t9", **{"a%b": 1})])

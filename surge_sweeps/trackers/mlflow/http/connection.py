@@ -24,6 +24,9 @@ _BROKEN_ATTEMPTS = 3
 #: What servers without a route, and proxies that let only some through, answer.
 _MISSING = (401, 403, 404, 405, 414, 501)
 
+#: What passes. Not 500, an error in the server itself, which mlflow would repeat for minutes.
+_RETRIED = frozenset({408, 429, 502, 503, 504})
+
 _Params = Sequence[tuple[str, str]]
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -98,7 +101,11 @@ class Server:
         first: bool = False,
         retries: int | None = None,
     ) -> Any:
-        settings: dict[str, Any] = {"max_retries": retries, "raise_on_status": False}
+        settings: dict[str, Any] = {
+            "max_retries": retries,
+            "raise_on_status": False,
+            "retry_codes": _RETRIED,
+        }
         if first:
             settings |= {"max_retries": _FIRST_RETRIES, "timeout": _FIRST_TIMEOUT_S, "backoff_factor": 1}
             # A server may ask for an hour.

@@ -78,8 +78,10 @@ def ends_with(server: Server, run: str, metric: str, held: Series) -> bool:
     held stands in its place and nothing behind it, then nothing came in between either.
     """
     rows = len(held.step)
-    token = require("mlflow.utils.search_utils", "mlflow").SearchUtils.create_page_token(max(rows - 1, 0))
-    params = [("run_id", run), ("metric_key", metric), ("max_results", "2"), ("page_token", str(token))]
+    params = [("run_id", run), ("metric_key", metric), ("max_results", "2")]
+    if rows > 1:  # from the last of those held on
+        token = require("mlflow.utils.search_utils", "mlflow").SearchUtils.create_page_token(rows - 1)
+        params.append(("page_token", token.decode() if isinstance(token, bytes) else str(token)))
     found = server.try_call(_SINGLE, params)
     if found is None:
         return False
@@ -88,7 +90,7 @@ def ends_with(server: Server, run: str, metric: str, held: Series) -> bool:
         return rows == len(behind.step) == 0
     # A NaN is stored as 0 and a flag.
     last = np.lexsort((np.nan_to_num(held.value, nan=0.0), held.step, held.timestamp))[-1]
-    return (
+    return bool(
         held.step[last] == behind.step[0]
         and held.timestamp[last] == behind.timestamp[0]
         and np.array_equal(held.value[last : last + 1], behind.value, equal_nan=True)

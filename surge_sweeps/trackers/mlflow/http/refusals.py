@@ -85,7 +85,8 @@ def unreachable(error: BaseException, uri: str) -> TrackerError:
             f"the certificate of the MLflow server {shown} is not trusted{_said(_reason(cause, uri))}.",
             "Name the certificate of its authority in MLFLOW_TRACKING_SERVER_CERT_PATH, or mend the address.",
         )
-    if isinstance(cause, requests.Timeout):
+    timeouts = (requests.Timeout, require("urllib3.exceptions", "mlflow").TimeoutError)
+    if isinstance(cause, timeouts) or isinstance(_innermost(cause), timeouts):
         return TrackerError(
             f"the MLflow server {shown} does not answer in time.",
             "See that it is well; on a slow one raise MLFLOW_HTTP_REQUEST_TIMEOUT (seconds, 120 by default).",
@@ -113,17 +114,18 @@ def _said(text: str) -> str:
     return f": {shorten(text, _TEXT_LIMIT)}" if text else ""
 
 
-def _reason(error: BaseException, uri: str) -> str:
-    """The innermost cause that urllib3 packs into its errors."""
-    inner: Any = error
+def _innermost(error: BaseException) -> BaseException:
+    """The cause that urllib3 and requests pack into their own errors."""
     for _ in range(8):
-        args = getattr(inner, "args", ())
-        deeper = getattr(inner, "reason", None) or next(
-            (arg for arg in args if isinstance(arg, BaseException)), None
-        )
-        if not isinstance(deeper, BaseException):
+        packed = [getattr(error, "reason", None), *error.args]
+        deeper = next((found for found in packed if isinstance(found, BaseException)), None)
+        if deeper is None:
             break
-        inner = deeper
-    text = hide_credentials(str(inner).replace(uri, display_uri(uri)))
+        error = deeper
+    return error
+
+
+def _reason(error: BaseException, uri: str) -> str:
+    text = hide_credentials(str(_innermost(error)).replace(uri, display_uri(uri)))
     # Names of objects in memory tell nobody anything.
     return re.sub(r"^<?[\w.]+ ?object at 0x[0-9a-f]+>?: |^\w*Connection\([^)]*\): ", "", text)
