@@ -41,6 +41,16 @@
   document.querySelectorAll(".choices button").forEach((button) => {
     button.addEventListener("click", () => choose(button));
   });
+  // A tracker may show the page in a sandboxed frame, where a link inside the page is refused.
+  if (location.protocol === "blob:") {
+    document.addEventListener("click", (event) => {
+      const link = event.target.closest('a[href^="#"]');
+      const goal = link && document.getElementById(link.getAttribute("href").slice(1));
+      if (!goal) return;
+      event.preventDefault();
+      goal.scrollIntoView();
+    });
+  }
   if (!plots.length) return;
   if (!("DecompressionStream" in window)) {
     for (const plot of plots) {

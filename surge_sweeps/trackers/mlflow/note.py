@@ -90,7 +90,23 @@ def _blocks(publication: Publication, run_id: str, links: Iterable[NoteLink]) ->
 
 
 def _paragraphs(text: str) -> list[str]:
-    return [part.strip("\n") for part in re.split(r"\n\s*\n", text) if part.strip()]
+    parts = [part.strip("\n") for part in re.split(r"\n\s*\n", text) if part.strip()]
+    return [_spaced_table(part) if part.startswith("|") else part for part in parts]
+
+
+def _spaced_table(table: str) -> str:
+    """A table as the UI shows it readably: cells apart, which it does not do, and no spaces for aligned source.
+
+    >>> print(_spaced_table("| B  | LR   |\\n|----|------|\\n| 4  | 0.1  |"))
+    | B&ensp;| LR&ensp;|
+    |---|---|
+    | 4&ensp;| 0.1&ensp;|
+    """
+    rules = re.compile(r"[|-]+")
+    return "\n".join(
+        re.sub("-+", "---", line) if rules.fullmatch(line) else re.sub(r" +\|", "&ensp;|", line)
+        for line in table.splitlines()
+    )
 
 
 def _fitting(blocks: Sequence[str], room: int) -> list[str]:

@@ -192,8 +192,11 @@ def _write(
     for name in [name for name in tags if name.startswith(RESULT_TAG) and name not in results]:
         client.delete_tag(run_id, name)
     note = note_text(publication, run_id, _report_link(run), views, own)
-    links = json.dumps([tuple(view) for view in views])
-    shown = {NOTE_TAG: note, TAG_VIEWS: links, TABLES_TAG: tables_tag(tags.get(TABLES_TAG, ""), artifacts)}
+    shown = {NOTE_TAG: note, TABLES_TAG: tables_tag(tags.get(TABLES_TAG, ""), artifacts)}
+    if views:
+        shown[TAG_VIEWS] = json.dumps([tuple(view) for view in views])
+    elif TAG_VIEWS in tags:
+        client.delete_tag(run_id, TAG_VIEWS)
     _set_tags(client, run_id, results | shown)
     if tags.get(TAG_KIND) == "report":
         client.set_terminated(run_id, "FINISHED")

@@ -3,19 +3,21 @@
 MLflow keeps every value of a metric and deletes none. So a number's step is the number of the publication, counted
 from 0, and the newest one is MLflow's latest value; a point of a curve has its batch size (or the rank of its loss) as
 step, and is logged only where it differs from the newest point there. What no longer holds gets NaN as its newest
-value. Words and the ends of intervals are tags, which are replaced and removed.
+value. Words are tags, which are replaced and removed. What would be a chart each and says little alone, such as the
+ends of intervals, stands in the table of key results.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from surge_sweeps.extras import require
 from surge_sweeps.trackers.publication import METRIC_PREFIX, is_curve
 
-#: In front of the tags of results; what follows is the metric name without its prefix.
+#: In front of the tags of results; what follows is the group and what it is.
 RESULT_TAG = "surge.result."
 _ENDS = ("_low", "_high")
 
@@ -28,16 +30,25 @@ class Moment(NamedTuple):
 
 
 def result_tags(scalars: Mapping[str, Any]) -> dict[str, str]:
-    """The results that are words, and numbers that would be a chart each: ends of intervals, counts of the whole.
+    """The results that are words, summed up over the targets of a group: MLflow shows tags above the note.
 
-    >>> result_tags({"surge/all/verdict": "surge", "surge/all/b_peak": 30.0, "surge/all/b_peak_low": 20.0})
-    {'surge.result.all/verdict': 'surge', 'surge.result.all/b_peak_low': '20.0'}
+    >>> verdicts = {f"surge/all/loss-{loss}/verdict": "surge" for loss in (1, 2)} | {"surge/all/loss-3/verdict": "sqrt"}
+    >>> result_tags(verdicts | {"surge/all/loss-1/b_peak": 30.0})
+    {'surge.result.all/verdict': 'surge at 2 of 3, sqrt at 1 of 3'}
     """
-    return {
-        f"{RESULT_TAG}{name.removeprefix(METRIC_PREFIX)}": str(value)
-        for name, value in scalars.items()
-        if not _is_metric(name, value)
-    }
+    words: dict[str, list[str]] = {}
+    for name, value in scalars.items():
+        if isinstance(value, str):
+            group, *_, last = name.removeprefix(METRIC_PREFIX).split("/")
+            words.setdefault(f"{RESULT_TAG}{group}/{last}", []).append(value)
+    return {tag: _summed_up(found) for tag, found in words.items()}
+
+
+def _summed_up(found: Sequence[str]) -> str:
+    counts = Counter(found).most_common()
+    if len(counts) == 1:
+        return found[0]
+    return ", ".join(f"{word} at {count} of {len(found)}" for word, count in counts)
 
 
 def new_points(
