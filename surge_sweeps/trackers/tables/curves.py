@@ -19,7 +19,8 @@ def curve_tables(rows: Rows) -> tuple[pd.DataFrame, pd.DataFrame]:
     step of these equally often are as many replicates, told apart by the order of their rows.
 
     Raises:
-        SurgeError: the rows of a run differ in learning rate, batch size, seed or group, or every row is a run.
+        SurgeError: the rows of a run differ in learning rate, batch size, seed or group, every row is a run, or all
+            rows have the same step.
     """
     key = [*rows.groups, "lr", "batch_size", "seed"]
     named = "run" in rows.table
@@ -28,6 +29,7 @@ def curve_tables(rows: Rows) -> tuple[pd.DataFrame, pd.DataFrame]:
         _check_constant(rows, code, key)
     rows.table = rows.table.assign(code=code)
     _drop_unmeasured(rows)
+    _check_steps(rows)
     if not named and rows.table["seed"].isna().all():
         _tell_replicates(rows)
     _drop_repeated_steps(rows)
@@ -36,6 +38,17 @@ def curve_tables(rows: Rows) -> tuple[pd.DataFrame, pd.DataFrame]:
     table = table.assign(status=_status(table)).rename(columns={"response": "loss"})
     runs = table.drop_duplicates("code")[["run", "lr", "batch_size", "seed", "status", *rows.groups]]
     return runs.reset_index(drop=True), table[["run", "step", "loss"]].reset_index(drop=True)
+
+
+def _check_steps(rows: Rows) -> None:
+    """Refuse a step column that never changes: what stands in one place is no curve."""
+    steps, repeated = rows.table["step"], rows.table["code"].duplicated()
+    if len(steps) and repeated.any() and (steps == steps.iloc[0]).all():
+        raise SurgeError(
+            f"all {len(steps):,} losses of the table stand at step {int(steps.iloc[0])}: the step never changes.",
+            "Give --step-column with the column that counts optimizer steps, or leave it away where each row is the"
+            " final loss of a run.",
+        )
 
 
 def _codes(table: pd.DataFrame, columns: list[str]) -> Codes:
