@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 
-from surge_sweeps.cli.console import err, out, say
+from surge_sweeps.cli.console import err, out, progress_bar, say
 from surge_sweeps.cli.launch import Quiet, Uri
 from surge_sweeps.counting import counted
 from surge_sweeps.errors import SurgeError
@@ -67,7 +67,7 @@ def doctor(
     for number, finding in enumerate(found.findings, start=1):
         if not json_:
             _print_finding(number, finding)
-        outcome = _treat(finding, agreed=yes and finding.is_fault, asks=asks)
+        outcome = _treat(finding, agreed=yes and finding.is_fault, asks=asks, quiet=quiet or json_)
         if not json_:
             _print_outcome(outcome)
         outcomes.append(outcome)
@@ -80,7 +80,7 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _treat(finding: Finding, *, agreed: bool, asks: bool) -> _Outcome:
+def _treat(finding: Finding, *, agreed: bool, asks: bool, quiet: bool) -> _Outcome:
     if finding.mend is None:
         return _Outcome(finding, "left")
     if not agreed:
@@ -89,7 +89,8 @@ def _treat(finding: Finding, *, agreed: bool, asks: bool) -> _Outcome:
         if not typer.confirm("   Mend it?", default=False, err=True):
             return _Outcome(finding, "left")
     try:
-        return _Outcome(finding, "mended", finding.mend())
+        with progress_bar("mending", quiet=quiet, lines=True) as progress:
+            return _Outcome(finding, "mended", finding.mend(progress))
     except SurgeError as error:
         # The others may still be mended.
         return _Outcome(finding, "failed", str(error))

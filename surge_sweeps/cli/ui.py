@@ -102,6 +102,8 @@ def _show(links: ServerLinks, open_: bool) -> None:
             _link(f"sweep {sweep.name}", sweep)
             if sweep.note:
                 _line(f"    {sweep.note}")
+            if sweep.report_url:
+                _line(f"    report: {sweep.report_url}")
         for view in experiment.views:
             _link(f"view {view.name}", view)
     _line("")

@@ -28,6 +28,7 @@ from surge_sweeps.cli.sweep import app
 from surge_sweeps.errors import TrackerError
 from surge_sweeps.trackers.base import RunRecord
 from surge_sweeps.trackers.mlflow.links import first_line
+from surge_sweeps.trackers.mlflow.publish import TAG_FINGERPRINT
 from surge_sweeps.trackers.mlflow.serve import is_loopback, plan_server
 from surge_sweeps.trackers.mlflow.writer import MlflowTracker
 
@@ -53,6 +54,7 @@ def write_sweep(uri: str, artifacts: Path) -> str:
     tracker.close()
     parent = client.search_runs([experiment], "tags.`surge.kind` = 'sweep'")[0].info.run_id
     client.set_tag(parent, "mlflow.note.content", "## **Use LR 0.1** at batch 64\n\nmore")
+    client.set_tag(parent, TAG_FINGERPRINT, "of what was published")
     client.log_text(parent, "the report", "report.txt")
     client.set_experiment_tag(experiment, "mlflow.sharedViewState.surge-1", '{"name": "By loss"}')
     return str(parent)
@@ -140,6 +142,7 @@ def test_links_artifacts_and_ctrl_c(start: Start, store: str, tmp_path: Path) ->
     url = re.search(r"Experiments: (\S+)/#/experiments\n", said)[1]  # type: ignore[index]
     assert f"Port {port} is taken: {url.rpartition(':')[2]} is used." in said
     assert f"{url}/#/experiments/1/runs/{parent}\n    Use LR 0.1 at batch 64\n" in said
+    assert f"report: {url}/#/experiments/1/runs/{parent}/artifacts/surge/report.html\n" in said
     assert f"By loss: {url}/#/experiments/1/runs?viewStateShareKey=surge-1&compareRunsMode=CHART" in said
     assert "\x1b" not in said
 

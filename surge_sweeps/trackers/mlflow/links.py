@@ -8,15 +8,16 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import quote, urlencode
+from urllib.parse import quote
 
 from surge_sweeps.trackers.mlflow.client import connect, quoted, store_errors
-from surge_sweeps.trackers.mlflow.record import TAG_KIND
+from surge_sweeps.trackers.mlflow.note import FOLDER, NOTE_TAG, run_fragment
+from surge_sweeps.trackers.mlflow.publish import TAG_FINGERPRINT
+from surge_sweeps.trackers.mlflow.record import NOT_TRIALS, TAG_KIND
 from surge_sweeps.trackers.mlflow.schema import READ_HINT
 from surge_sweeps.trackers.mlflow.uri import display_uri
+from surge_sweeps.trackers.mlflow.views.saved import TAG_VIEW, view_fragment
 
-_VIEW_TAG = "mlflow.sharedViewState."
-_NOTE = "mlflow.note.content"
 _PAGE = 1000
 #: Marks of GitHub's Markdown that only disturb in a terminal: emphasis, headings, quotes, code.
 _MARKS = re.compile(r"\*\*|__|`|^[#>\s]+")
@@ -26,19 +27,31 @@ _NOTE_LIMIT = 300
 
 @dataclass(frozen=True)
 class Link:
-    """A place in the UI: what it is called, its address, and for a sweep the first line of its published result."""
+    """A place in the UI: what it is called, and its address."""
 
     name: str
     url: str
+
+
+@dataclass(frozen=True)
+class SweepLink(Link):
+    """The run that stands for a sweep, or for a report of several.
+
+    Attributes:
+        note: the first line of its description, which is the recommendation where a result is published.
+        report_url: of the report published on it; empty without one.
+    """
+
     note: str = ""
+    report_url: str = ""
 
 
 @dataclass(frozen=True)
 class ExperimentLinks:
-    """One experiment: its runs, the parents of our sweeps in it, and its saved views."""
+    """One experiment: its runs, the runs that stand for our sweeps in it, and its saved views."""
 
     runs: Link
-    sweeps: list[Link] = field(default_factory=list)
+    sweeps: list[SweepLink] = field(default_factory=list)
     views: list[Link] = field(default_factory=list)
 
 
@@ -52,7 +65,7 @@ class ServerLinks:
 
 
 def find_links(url: str) -> ServerLinks:
-    """Ask a running server what there is; two requests, and one more for each thousand experiments or sweeps.
+    """Ask a running server what there is; three requests, and more for each thousand experiments or sweeps.
 
     Raises:
         TrackerError: it does not answer.
@@ -63,28 +76,23 @@ def find_links(url: str) -> ServerLinks:
         experiments = _all_pages(lambda token: client.search_experiments(max_results=_PAGE, page_token=token))
         ids = [found.experiment_id for found in experiments]
         parents: defaultdict[str, list[Any]] = defaultdict(list)
-        query = f"tags.`{TAG_KIND}` = {quoted('sweep')}"
-        for start in range(0, len(ids), _PAGE):
-            for run in _all_pages(
-                lambda token, some=ids[start : start + _PAGE]: client.search_runs(
-                    some, query, max_results=_PAGE, page_token=token, order_by=["attributes.start_time ASC"]
-                )
-            ):
-                parents[run.info.experiment_id].append(run)
+        for kind in NOT_TRIALS:
+            query = f"tags.`{TAG_KIND}` = {quoted(kind)}"
+            for start in range(0, len(ids), _PAGE):
+                for run in _all_pages(
+                    lambda token, some=ids[start : start + _PAGE], query=query: client.search_runs(
+                        some,
+                        query,
+                        max_results=_PAGE,
+                        page_token=token,
+                        order_by=["attributes.start_time ASC"],
+                    )
+                ):
+                    parents[run.info.experiment_id].append(run)
     found = [_experiment(shown, item, parents[item.experiment_id]) for item in experiments]
     kept = [item for item in found if item.sweeps or item.views]
     kept.sort(key=lambda item: item.runs.name)
     return ServerLinks(f"{shown}/#/experiments", kept, len(found) - len(kept))
-
-
-def view_fragment(experiment_id: str, key: str) -> str:
-    """The part of an address behind the server's own that opens a saved view.
-
-    >>> view_fragment("3", "surge-1")
-    '#/experiments/3/runs?viewStateShareKey=surge-1&compareRunsMode=CHART'
-    """
-    query = urlencode({"viewStateShareKey": key, "compareRunsMode": "CHART"})
-    return f"#/experiments/{quote(experiment_id, safe='')}/runs?{query}"
 
 
 def first_line(note: str) -> str:
@@ -103,22 +111,26 @@ def _experiment(url: str, experiment: Any, parents: list[Any]) -> ExperimentLink
     number = str(experiment.experiment_id)
     tags = dict(experiment.tags or {})
     runs = f"{url}/#/experiments/{quote(number, safe='')}/runs"
-    sweeps = [
-        Link(
-            _plain(run.info.run_name or run.info.run_id),
-            f"{runs}/{quote(run.info.run_id, safe='')}",
-            first_line(run.data.tags.get(_NOTE, "")),
-        )
-        for run in parents
-    ]
+    sweeps = [_sweep(url, number, run) for run in parents]
     return ExperimentLinks(Link(_plain(experiment.name), runs), sweeps, _views(url, number, tags))
+
+
+def _sweep(url: str, number: str, run: Any) -> SweepLink:
+    info, tags = run.info, run.data.tags
+    report = f"{url}/{run_fragment(number, info.run_id, f'{FOLDER}/report.html')}"
+    return SweepLink(
+        _plain(info.run_name or info.run_id),
+        f"{url}/{run_fragment(number, info.run_id)}",
+        first_line(tags.get(NOTE_TAG, "")),
+        report if TAG_FINGERPRINT in tags else "",
+    )
 
 
 def _views(url: str, number: str, tags: Mapping[str, str]) -> list[Link]:
     found = [
         Link(_view_name(text, key), f"{url}/{view_fragment(number, key)}")
         for key, text in (
-            (tag[len(_VIEW_TAG) :], text) for tag, text in tags.items() if tag.startswith(_VIEW_TAG)
+            (tag[len(TAG_VIEW) :], text) for tag, text in tags.items() if tag.startswith(TAG_VIEW)
         )
     ]
     return sorted(found, key=lambda link: link.name)

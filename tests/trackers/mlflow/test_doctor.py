@@ -22,6 +22,7 @@ from mlflow.entities import Metric
 from mlflow_stores import MlflowServer
 
 from surge_sweeps.errors import TrackerError, UnknownNameError
+from surge_sweeps.progress import no_progress
 from surge_sweeps.trackers.base import RunRecord
 from surge_sweeps.trackers.mlflow.doctor import database
 from surge_sweeps.trackers.mlflow.doctor.examine import examine
@@ -55,7 +56,7 @@ def found(uri: str, project: str | None = None, **options: Any) -> dict[str, Fin
 
 def mend(finding: Finding) -> str:
     assert finding.mend is not None
-    return finding.mend()
+    return finding.mend(no_progress)
 
 
 def age(path: Path, by_ms: int) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from surge_sweeps.errors import TrackerError
 from surge_sweeps.extras import require
+from surge_sweeps.progress import ProgressCallback
 from surge_sweeps.trackers.mlflow.client import address_errors, store_errors
 from surge_sweeps.trackers.mlflow.doctor.finding import Finding
 from surge_sweeps.trackers.mlflow.doctor.points import INDEX
@@ -126,7 +127,7 @@ def _schema(uri: str, age: SchemaAge) -> Finding | None:
         "The MLflow installed refuses to open it, for writing and for its UI.",
         f"{backup} what `mlflow db upgrade {shown}` does. Stop servers and launches first. Programs with an older"
         " MLflow cannot open the store afterwards.",
-        mend=lambda: _upgrade(uri),
+        mend=lambda _progress: _upgrade(uri),
     )
 
 
@@ -135,7 +136,7 @@ def _index(connection: Any, uri: str) -> Finding | None:
     if any(index["name"] == INDEX for index in indexes):
         return None
 
-    def mend() -> str:
+    def mend(_progress: ProgressCallback) -> str:
         _write(uri, f"CREATE INDEX IF NOT EXISTS {INDEX} ON metrics (run_uuid, key, step)")
         return f"the index {INDEX} is there"
 
@@ -176,7 +177,7 @@ def _statistics(connection: Any, uri: str, points: int) -> Finding | None:
     else:
         return None
 
-    def analyze() -> str:
+    def analyze(_progress: ProgressCallback) -> str:
         _write(uri, mend)
         return "the statistics are there"
 
@@ -219,7 +220,7 @@ def _journal(path: Path, system: str, journal: str, writers: int) -> Finding | N
     if journal.lower() == "wal" or is_network(system) or writers < 2:
         return None
 
-    def mend() -> str:
+    def mend(_progress: ProgressCallback) -> str:
         with _sqlite(path) as connection:
             mode = connection.execute("PRAGMA journal_mode=WAL").fetchone()[0]
         if str(mode).lower() != "wal":

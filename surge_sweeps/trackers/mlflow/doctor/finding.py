@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from surge_sweeps.progress import ProgressCallback
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -15,7 +17,8 @@ class Finding:
         what: what was found. meaning: why it matters. remedy: what mending does, or what the user can do.
         is_fault: something is wrong or gives wrong results; else it is only good to know.
         items: the runs or metrics meant.
-        mend: does it, and returns what was done; None where only the user can. Raises `TrackerError`.
+        mend: does it, tells how far it is, and returns what was done; None where only the user can. Raises
+            `TrackerError`.
     """
 
     code: str
@@ -24,7 +27,7 @@ class Finding:
     remedy: str
     is_fault: bool = True
     items: tuple[str, ...] = ()
-    mend: Callable[[], str] | None = None
+    mend: Callable[[ProgressCallback], str] | None = None
 
 
 @dataclass(frozen=True)

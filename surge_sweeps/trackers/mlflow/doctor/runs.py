@@ -9,6 +9,7 @@ from typing import Any
 
 from surge_sweeps.counting import counted
 from surge_sweeps.curves import RESULT_STATUSES
+from surge_sweeps.progress import ProgressCallback
 from surge_sweeps.trackers.assemble import STALE_AFTER_S
 from surge_sweeps.trackers.base import EVAL_LOSS, TRAIN_LOSS
 from surge_sweeps.trackers.mlflow.client import connect, store_errors
@@ -72,7 +73,7 @@ def _stale_trials(uri: str, runs: Sequence[RunFacts], is_launching: bool) -> Fin
         "Whatever ran them was probably killed. They count as missing, and the UI shows them as running for ever.",
         remedy,
         items=_titles(runs),
-        mend=None if is_launching else lambda: _close(uri, runs),
+        mend=None if is_launching else lambda progress: _close(uri, runs, progress),
     )
 
 
@@ -89,7 +90,7 @@ def _stale_parents(uri: str, runs: Sequence[RunFacts], is_launching: bool) -> Fi
         "The launch was probably killed. The results are not touched by it; the UI shows a sweep at work.",
         remedy,
         items=_titles(runs),
-        mend=None if is_launching else lambda: _close(uri, runs),
+        mend=None if is_launching else lambda progress: _close(uri, runs, progress),
     )
 
 
@@ -102,16 +103,17 @@ def _stale_foreign(uri: str, runs: Sequence[RunFacts]) -> Finding:
         "Set them to KILLED. A program still at work that logs less than once an hour goes on logging, but its run"
         " looks ended.",
         items=_titles(runs),
-        mend=lambda: _close(uri, runs),
+        mend=lambda progress: _close(uri, runs, progress),
     )
 
 
-def _close(uri: str, runs: Sequence[RunFacts]) -> str:
+def _close(uri: str, runs: Sequence[RunFacts], progress: ProgressCallback) -> str:
     """End the runs as the writer would have, at the time of their last sign of life."""
     client = connect(uri)
     closed = 0
     awake = 0
-    for facts in runs:
+    for number, facts in enumerate(runs):
+        progress(number, len(runs), "runs")
         with store_errors(uri, "mended", _MEND_HINT):
             run = client.get_run(facts.run)
             if run.info.status != facts.state or _newest_ms(run) > facts.newest_ms:
