@@ -211,6 +211,33 @@ def test_the_history_artifact_gives_what_the_database_holds(mixed: Experiment) -
     assert store.route.endswith("history artifact (3 runs), bulk route (1 runs)")
 
 
+@pytest.mark.parametrize(
+    ("version", "windows", "bulk"),
+    [("", 4, 5), ("3.16.1", 0, 9), ("<html>", 0, 9)],
+    ids=["new", "old", "none"],
+)
+def test_long_runs_come_in_windows_of_steps_where_those_are_exact(
+    experiment: Experiment, proxy: Callable[[Rule], Proxy], version: str, windows: int, bulk: int
+) -> None:
+    long = experiment.run(ramp(2600))
+    experiment.copies(long, 5)
+    # More points in a window than the server gives without sampling, and a step below all windows.
+    experiment.run([*ramp(2600), *((step, 0.5, 9000 + step) for step in range(100))])
+    experiment.run([*ramp(2600), (-5, 0.5, 7)])
+    experiment.run(ramp(20))
+
+    def rule(request: Request) -> Answer | Request:
+        return Answer(200, version.encode()) if version and request.path == "/version" else request
+
+    expected = experiment.direct()
+    store = experiment.listed(proxy(rule).uri)
+    first = [long, *(run for run in expected.runs if run != long and expected.split()[run].rows[0] == 2600)]
+    rest = [run for run in expected.runs if run not in first]
+    assert_same(store.fetch(first + rest, LOSS, None), expected)
+    assert f"bulk route ({bulk} runs)" in store.route
+    assert (f"windows of steps ({windows} runs)" in store.route) == bool(windows)
+
+
 def test_what_a_full_answer_left_out_is_asked_for_again(experiment: Experiment) -> None:
     # At ten points a step it is not foreseen that nine runs fill an answer, in the midst of the last.
     experiment.copies(experiment.run(ramp(300, each=10)), 10)

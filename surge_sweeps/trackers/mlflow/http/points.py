@@ -50,9 +50,9 @@ def read_bulk(server: Server, runs: Sequence[str], metric: str) -> BulkAnswer | 
     for row in rows:
         parts.setdefault(row["run_id"], []).append(row)
     if len(rows) < BULK_POINTS:
-        return BulkAnswer({run: _points(parts.get(run, [])) for run in runs})
+        return BulkAnswer({run: to_points(parts.get(run, [])) for run in runs})
     last = rows[-1]["run_id"]
-    whole = {run: _points(part) for run, part in parts.items() if run != last}
+    whole = {run: to_points(part) for run, part in parts.items() if run != last}
     if not whole:
         return BulkAnswer({}, tuple(run for run in runs if run != last), (last,))
     return BulkAnswer(whole, tuple(run for run in runs if run not in whole))
@@ -65,7 +65,7 @@ def read_single(server: Server, run: str, metric: str) -> Points:
     while True:
         params = [("run_id", run), ("metric_key", metric), ("max_results", str(BULK_POINTS))]
         found = server.call("GET", _SINGLE, params=params + ([("page_token", token)] if token else []))
-        pages.append(_points(found.get("metrics", [])))
+        pages.append(to_points(found.get("metrics", [])))
         token = found.get("next_page_token", "")
         if not token:
             return pages[0] if len(pages) == 1 else _without_repeats(pages)
@@ -85,7 +85,7 @@ def ends_with(server: Server, run: str, metric: str, held: Series) -> bool:
     found = server.try_call(_SINGLE, params)
     if found is None:
         return False
-    behind = _points(found.get("metrics", []))
+    behind = to_points(found.get("metrics", []))
     if rows == 0 or len(behind.step) != 1 or found.get("next_page_token"):
         return rows == len(behind.step) == 0
     # A NaN is stored as 0 and a flag.
@@ -97,7 +97,8 @@ def ends_with(server: Server, run: str, metric: str, held: Series) -> bool:
     )
 
 
-def _points(rows: Sequence[Mapping[str, Any]]) -> Points:
+def to_points(rows: Sequence[Mapping[str, Any]]) -> Points:
+    """The rows of a server's answer, in their order."""
     # A NaN comes as text by one route and as itself by the other; a step of 0 may be left away.
     value = np.array([float(row["value"]) for row in rows], dtype=np.float64)
     return Points(

@@ -1,8 +1,8 @@
 """The runs and points of an MLflow server, each run by the quickest way that serves it, and said which.
 
-First the history artifact, where the run's tag vouches for one. Then the bulk route, which gives many runs at once
-but stops without a word when its answer is full, so that its answers are checked against the listing. Last one run at
-a time, in pages, as every server can.
+First the history artifact, where the run's tag vouches for one. Then, for long runs, windows of steps, which a server
+answers in full while they are small. Then the bulk route, which gives many runs at once but stops without a word when
+its answer is full. Last one run at a time, in pages, as every server can. Whatever came is checked against the listing.
 """
 
 from __future__ import annotations
@@ -26,8 +26,15 @@ from surge_sweeps.trackers.mlflow.http.points import (
     read_bulk,
     read_single,
 )
+from surge_sweeps.trackers.mlflow.http.windows import density, has_windows, read_windows
 from surge_sweeps.trackers.mlflow.runs import in_order, refuse_axis
 from surge_sweeps.trackers.stored_runs import StoredRun
+
+_ROUTES = ("history artifact", "windows of steps", "bulk route", "run by run")
+# Windows are for runs that log at nearly every step, and at many: others have few points in one.
+_LONG_STEPS = 500
+_SAMPLE_RUNS = 2
+_THINNEST, _DENSEST = 0.25, 1.05
 
 # Answers that just do not get full cost the least.
 _AIMED_POINTS = 0.9 * BULK_POINTS
@@ -53,11 +60,9 @@ class HttpStore:
         self._done: dict[str, set[str]] = {}
         self._artifacts = HistoryArtifacts(self._server)
         self._has_bulk = True
-        self._read_by: dict[str, set[str]] = {
-            "history artifact": set(),
-            "bulk route": set(),
-            "run by run": set(),
-        }
+        self._has_windows: bool | None = None
+        self._density: dict[str, float] = {}
+        self._read_by: dict[str, set[str]] = {name: set() for name in _ROUTES}
 
     @property
     def route(self) -> str:
@@ -95,11 +100,8 @@ class HttpStore:
         refuse_axis(axis)
         found: dict[str, Points] = {}
         self._fetch_artifacts(runs, metric, found)
-        rest = [run for run in runs if run not in found]
-        if self._has_bulk:
-            self._fetch_bulk(rest, metric, found)
-            rest = [run for run in runs if run not in found]
-        self._fetch_single(rest, metric, found)
+        self._fetch_windows([run for run in runs if run not in found], metric, found)
+        self._fetch_directly([run for run in runs if run not in found], metric, found)
         return join_series(
             [
                 in_order(run, points.step.astype(np.float64), points.value, points.timestamp)
@@ -132,6 +134,28 @@ class HttpStore:
         for run, points in in_threads(read, lambda: waiting.popleft() if waiting else None):
             if points is not None:
                 self._put(run, points, "history artifact", metric, found)
+
+    def _fetch_windows(self, runs: Sequence[str], metric: str, found: dict[str, Points]) -> None:
+        if self._has_windows is None:
+            self._has_windows = has_windows(self._server)
+        long = {run: steps for run in runs if (steps := self._steps(run, metric)) >= _LONG_STEPS}
+        if not self._has_windows or not long:
+            return
+        if metric not in self._density:
+            sample = list(long)[:_SAMPLE_RUNS]
+            self._fetch_directly(sample, metric, found)
+            self._density[metric] = density([found[run] for run in sample], [long[run] for run in sample])
+        each = self._density[metric]
+        left = {run: steps for run, steps in long.items() if run not in found}
+        if _THINNEST <= each <= _DENSEST:
+            for run, points in read_windows(self._server, left, metric, each):
+                if self._reaches_newest(run, metric, points):
+                    self._put(run, points, "windows of steps", metric, found)
+
+    def _fetch_directly(self, runs: Sequence[str], metric: str, found: dict[str, Points]) -> None:
+        if self._has_bulk:
+            self._fetch_bulk(runs, metric, found)
+        self._fetch_single([run for run in runs if run not in found], metric, found)
 
     def _fetch_bulk(self, runs: Sequence[str], metric: str, found: dict[str, Points]) -> None:
         batches = _Batches({run: self._steps(run, metric) for run in runs})
