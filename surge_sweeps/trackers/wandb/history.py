@@ -48,6 +48,7 @@ class RunHistories:
         self._files: dict[str, tuple[Path, ...] | None] = {}
         self._places = {run: str(number) for number, run in enumerate(runs)}
         self._short: dict[tuple[str, str], Problem] = {}
+        self._read: defaultdict[str, int] = defaultdict(int)
         self._scanned: set[str] = set()
         self._exported: set[str] = set()
 
@@ -84,9 +85,12 @@ class RunHistories:
         """
         parts = []
         with quiet():
-            for done, part in enumerate(self._each(runs, metric, None if axis == STEP else axis), start=1):
+            for part in self._each(runs, metric, None if axis == STEP else axis):
                 parts.append(part)
-                self._progress(done, len(runs), f"reading {metric}")
+                # Runs are asked for some at a time; those that the cache holds are not asked for.
+                self._read[metric] += 1
+                done = min(self._read[metric], len(self._runs))
+                self._progress(done, len(self._runs), f"reading {metric}")
         return join_series(parts)
 
     def _each(self, runs: Sequence[str], metric: str, axis: str | None) -> Iterator[Series]:
