@@ -25,7 +25,7 @@ from surge_sweeps.trackers.mlflow.views import View, ViewNames, write_views
 
 pytestmark = pytest.mark.slow
 
-SIZES, RATES, SEEDS = (8, 16), (0.02, 0.04, 0.08), (0, 1)
+SIZES, RATES, SEEDS = (8, 16), (0.02, 0.04, 0.08), (0, 1, 2)
 LIMIT_MS = 60_000
 #: What MLflow's own pages say on the console, with views and without.
 OWN_ERRORS = re.compile(
