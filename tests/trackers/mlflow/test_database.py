@@ -364,6 +364,26 @@ def test_a_user_who_may_only_read_reads_and_one_who_may_not_is_told_what_to_ask_
 
 
 @pytest.mark.parametrize("uri", ["postgres"], indirect=True)
+def test_a_parent_that_begins_while_runs_are_listed_is_not_taken_for_a_trial(
+    uri: str, foreign_run: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial = foreign_run(PARAMS, LOSS)
+    begun: list[str] = []
+    with open_database(uri) as store:
+        number, query_rows = store.experiment_id("foreign"), store._rows
+
+        def rows(query: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+            found = list(query_rows(query, values))
+            if not begun:
+                begun.append(foreign_run(PARAMS, LOSS, tags={"surge.kind": "sweep"}))
+            return found
+
+        monkeypatch.setattr(store, "_rows", rows)
+        assert [run.run for run in store.runs(number)] == [trial]
+    assert begun
+
+
+@pytest.mark.parametrize("uri", ["postgres"], indirect=True)
 def test_a_connection_that_is_cut_is_a_sentence(uri: str, foreign_run: Log) -> None:
     foreign_run(PARAMS, LOSS)
     ours = "application_name = 'to be cut'"
