@@ -12,7 +12,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +34,6 @@ from surge_sweeps.trackers.mlflow.writer import MlflowTracker
 
 READY = "Ctrl-C ends the server."
 LIMIT_S = 90.0
-
-Start = Callable[..., "subprocess.Popen[str]"]
 
 
 @pytest.fixture
@@ -60,34 +58,49 @@ def write_sweep(uri: str, artifacts: Path) -> str:
     return str(parent)
 
 
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    """Start the real command; whatever of it is left at the end of the test is killed."""
-    started: list[subprocess.Popen[str]] = []
-    seen: set[int] = set()
+class Commands:
+    """Real commands in a folder; whatever of them is left at the end of the test is killed."""
 
-    def run(*arguments: str) -> subprocess.Popen[str]:
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._started: list[subprocess.Popen[str]] = []
+        self._children: list[int] = []
+
+    def __call__(self, *arguments: str) -> subprocess.Popen[str]:
         process = subprocess.Popen(
             [sys.executable, "-m", "surge_sweeps.cli", "ui", *arguments, "--workers", "1"],
-            cwd=tmp_path,
+            cwd=self._folder,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
         )
-        started.append(process)
+        self._started.append(process)
         return process
 
-    yield run
-    for process in started:
-        seen |= set(descendants(process.pid))
-        process.kill()
-        process.wait()
-        if process.stdout:
-            process.stdout.close()
-    for pid in seen:
-        if is_alive(pid):
+    def children(self, process: subprocess.Popen[str]) -> list[int]:
+        """What the command has started: a server, and the workers that it started."""
+        found = descendants(process.pid)
+        assert len(found) >= 2
+        self._children += found
+        return found
+
+    def close(self) -> None:
+        for process in self._started:
+            self._children += descendants(process.pid)
+            process.kill()
+            process.wait()
+            if process.stdout:
+                process.stdout.close()
+        for pid in filter(is_alive, self._children):
             os.kill(pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Commands]:
+    commands = Commands(tmp_path)
+    yield commands
+    commands.close()
 
 
 def read_until(process: subprocess.Popen[str], line: str) -> str:
@@ -102,8 +115,8 @@ def read_until(process: subprocess.Popen[str], line: str) -> str:
 
 def descendants(pid: int) -> list[int]:
     found: list[int] = []
-    for children in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in children.read_text().split():
+    for listed in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in listed.read_text().split():
             found += [int(child), *descendants(int(child))]
     return found
 
@@ -133,7 +146,7 @@ needs_proc = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 
 @needs_proc
-def test_links_artifacts_and_ctrl_c(start: Start, store: str, tmp_path: Path) -> None:
+def test_links_artifacts_and_ctrl_c(start: Commands, store: str, tmp_path: Path) -> None:
     parent = write_sweep(store, tmp_path / "mlruns" / "1")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -152,19 +165,17 @@ def test_links_artifacts_and_ctrl_c(start: Start, store: str, tmp_path: Path) ->
     made = client.get_experiment(client.create_experiment("new")).artifact_location
     assert made == str(tmp_path / "mlruns" / "2")
 
-    children = descendants(process.pid)
-    assert len(children) >= 2
+    children = start.children(process)
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=LIMIT_S) == 0
     assert none_left(children)
 
 
 @needs_proc
-def test_a_killed_command_takes_its_server_along(start: Start, store: str) -> None:
+def test_a_killed_command_takes_its_server_along(start: Commands, store: str) -> None:
     process = start("--uri", store, "--port", str(free_port()))
     read_until(process, READY)
-    children = descendants(process.pid)
-    assert len(children) >= 2
+    children = start.children(process)
     process.kill()
     assert none_left(children)
 
@@ -172,7 +183,7 @@ def test_a_killed_command_takes_its_server_along(start: Start, store: str) -> No
 @pytest.mark.slow
 @needs_proc
 def test_the_password_of_a_database_is_in_no_argument_and_not_printed(
-    start: Start, postgres: Postgres, tmp_path: Path
+    start: Commands, postgres: Postgres, tmp_path: Path
 ) -> None:
     uri = postgres.database()
     write_sweep(uri, tmp_path / "mlruns" / "1")
@@ -187,7 +198,7 @@ def test_the_password_of_a_database_is_in_no_argument_and_not_printed(
     finally:
         del os.environ["MLFLOW_TRACKING_URI"]
     said = read_until(process, READY)
-    children = descendants(process.pid)
+    children = start.children(process)
     arguments = [Path(f"/proc/{pid}/cmdline").read_text() for pid in [process.pid, *children]]
     assert "digits" in said
     assert not any(secret in text or "not a secret" in text for text in [said, *arguments])
