@@ -11,6 +11,7 @@ SCRIPTS = (
     "bench_demo.py",
     "bench_collect.py",
     "bench_mlflow_read.py",
+    "bench_mlflow_write.py",
     "bench_wandb.py",
     "bench_offline.py",
     "bench_fit.py",
