@@ -3,30 +3,42 @@
     python benchmarks/bench_mlflow_read.py [--runs 200] [--points 5000] [--asked 20]
 
 The same runs and points lie in SQLite and in PostgreSQL, warm in the page cache, with as many points of a second metric
-beside them. MLflow's own way takes minutes for all runs, so it is measured on some of them and its rate is compared.
-The PostgreSQL part is left out, and says so, where there is no PostgreSQL to start.
+beside them; a server is asked on that SQLite. MLflow's own way takes minutes for all runs, so it is measured on some of
+them and its rate is compared. The PostgreSQL part is left out, and says so, where there is none to start.
 """
 
 from __future__ import annotations
 
 import argparse
+import sqlite3
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from mlflow_stores import Postgres, postgres_missing
+import numpy as np
+from mlflow_stores import MlflowServer, Postgres, postgres_missing
 
-from benchmarks.generated_mlflow import PROJECT, copy_to_postgres, fill_sqlite
+from benchmarks.generated_mlflow import METRICS, PROJECT, copy_to_postgres, fill_sqlite
 from surge_sweeps.trackers.base import EVAL_LOSS
 from surge_sweeps.trackers.mlflow.client import connect
 from surge_sweeps.trackers.mlflow.database.opening import open_database
+from surge_sweeps.trackers.mlflow.history import (
+    HISTORY_PATH,
+    TAG_HISTORY,
+    Points,
+    encode_history,
+    history_tag,
+)
+from surge_sweeps.trackers.mlflow.http.connection import Server
+from surge_sweeps.trackers.mlflow.http.points import BULK_POINTS, read_bulk, read_single
+from surge_sweeps.trackers.mlflow.http.store import HttpStore
 
 _T = TypeVar("_T")
 
@@ -44,6 +56,12 @@ def main() -> None:
         fill_sqlite(path, options.runs, options.points)
         print("SQLite")
         compare(f"sqlite:///{path}", asked)
+        print("mlflow server on that SQLite, one worker")
+        compare_server(path, asked)
+        print("the same, its file analyzed (surge-sweep doctor)")
+        with closing(sqlite3.connect(path)) as database:
+            database.execute("ANALYZE")
+        compare_server(path, asked)
         print("PostgreSQL")
         if why := postgres_missing():
             print(f"  left out: {why}")
@@ -66,6 +84,73 @@ def compare(uri: str, asked: int) -> None:
     show("count of every run's points", points, count_s, rate)
     touched_s, _ = best_of_three(lambda: touched(uri))
     print(f"  {'runs touched since, none':32} {touched_s:8.3f} s")
+
+
+def compare_server(path: Path, asked: int) -> None:
+    """Measure a server: MLflow's client, each of its routes, and what this tool makes of them."""
+    with MlflowServer(f"sqlite:///{path}", path.parent) as server:
+        runs = listing(f"sqlite:///{path}")
+        listing_s, store = timed(lambda: listed(server.uri))
+        history_s, points = timed(lambda: history(server.uri, runs[:asked]))
+        rate = points / history_s
+        show(f"get_metric_history ({asked} runs)", points, history_s, rate)
+        print(f"  {'the runs, without points':32} {listing_s:8.3f} s")
+        http = Server(server.uri)
+        single_s, points = timed(
+            lambda: sum(len(read_single(http, run, EVAL_LOSS).step) for run in runs[:asked])
+        )
+        show(f"run by run in pages ({asked} runs)", points, single_s, rate)
+        each = max(BULK_POINTS // (points // asked + 1), 1)
+        bulk_s, points = timed(lambda: bulk(http, runs[:asked], each))
+        show(f"bulk route ({asked} runs)", points, bulk_s, rate)
+        fetch_s, points = timed(lambda: len(store.fetch(runs, EVAL_LOSS, None).value))
+        show("as this tool reads it", points, fetch_s, rate)
+        print(f"    {store.route}")
+        add_histories(path, server.artifacts, runs)
+        store = listed(server.uri)
+        fetch_s, points = timed(lambda: len(store.fetch(runs, EVAL_LOSS, None).value))
+        show("with history artifacts", points, fetch_s, rate)
+        print(f"    {store.route}")
+        with closing(sqlite3.connect(path)) as database, database:
+            database.execute("DELETE FROM tags WHERE key = ?", (TAG_HISTORY,))
+
+
+def listed(uri: str) -> HttpStore:
+    """A server, with its runs listed."""
+    store = HttpStore(uri)
+    store.runs(store.experiment_id(PROJECT))
+    return store
+
+
+def bulk(server: Server, runs: list[str], each: int) -> int:
+    """The points of some runs by the bulk route, a few runs at a time, one request after the other."""
+    found = 0
+    for first in range(0, len(runs), each):
+        answer = read_bulk(server, runs[first : first + each], EVAL_LOSS)
+        if answer is None or answer.again or answer.long:
+            raise RuntimeError("the bulk route is missing, or its answer was full")
+        found += sum(len(points.step) for points in answer.whole.values())
+    return found
+
+
+def add_histories(path: Path, artifacts: Path, runs: list[str]) -> None:
+    """Store every run's points as its history artifact, as the trainer does, where the server keeps artifacts."""
+    with open_database(f"sqlite:///{path}") as store:
+        parts = {metric: store.fetch(runs, metric, None).split() for metric in METRICS}
+    with closing(sqlite3.connect(path)) as database, database:
+        for run in runs:
+            metrics = {
+                metric: Points(part[run].step.astype(np.int64), part[run].value, part[run].timestamp)
+                for metric, part in parts.items()
+            }
+            content = encode_history(metrics)
+            file = artifacts / run / HISTORY_PATH
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(content)
+            where = f"mlflow-artifacts:/{run}"
+            database.execute("UPDATE runs SET artifact_uri = ? WHERE run_uuid = ?", (where, run))
+            tag = (TAG_HISTORY, history_tag(metrics, content), run)
+            database.execute("INSERT INTO tags (key, value, run_uuid) VALUES (?, ?, ?)", tag)
 
 
 def history(uri: str, runs: list[str]) -> int:
