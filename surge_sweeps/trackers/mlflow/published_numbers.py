@@ -1,17 +1,19 @@
 """The key results of a publication as metrics and tags of a run.
 
 MLflow keeps every value of a metric and deletes none. So a number's step is the number of the publication, counted
-from 0, and the newest one is MLflow's latest value; a point of a curve has its batch size (or the rank of its loss) as
-step, and is logged only where it differs from the newest point there. What no longer holds gets NaN as its newest
-value. Words are tags, which are replaced and removed. What would be a chart each and says little alone, such as the
-ends of intervals, stands in the table of key results.
+from 0, and the newest one is MLflow's latest value. A point of a curve has its batch size (or the rank of its loss) as
+step. Points can be added to a curve and not be moved: a chart would show them at their old and at their new place. So a
+curve that changed goes on under a new name (`..._v2`). What no longer holds gets NaN as its latest value, and MLflow's
+pages then draw no chart of it. Words are tags, which are replaced and removed. What would be a chart each and says
+little alone, such as the ends of intervals, stands in the table of key results.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from surge_sweeps.extras import require
@@ -20,6 +22,7 @@ from surge_sweeps.trackers.publication import METRIC_PREFIX, is_curve
 #: In front of the tags of results; what follows is the group and what it is.
 RESULT_TAG = "surge.result."
 _ENDS = ("_low", "_high")
+_VERSION = re.compile(r"_v\d+$")
 
 
 class Moment(NamedTuple):
@@ -69,30 +72,31 @@ def new_points(
     gone = {name for name, value in latest.items() if name not in numbers and not math.isnan(value)}
     numbers |= {name: math.nan for name in gone if not is_curve(name)}
     found = [metric(name, value, now.stamp_ms, now.number) for name, value in numbers.items()]
-    for name in [*curves, *(one for one in latest if is_curve(one) and one not in curves)]:
-        known = _newest(client.get_metric_history(run.info.run_id, name)) if name in latest else {}
-        for step, value in _changes(known, dict(curves.get(name, ()))):
-            found.append(metric(name, value, now.stamp_ms, step))
+    for name in {*curves, *(_base(one) for one in latest if is_curve(one))}:
+        wanted = dict(curves.get(name, ()))
+        versions = {one: value for one, value in latest.items() if is_curve(one) and _base(one) == name}
+        place = name if not versions else f"{name}_v{len(versions) + 1}"
+        for version in (one for one, value in versions.items() if not math.isnan(value)):
+            history = client.get_metric_history(run.info.run_id, version)
+            known = {point.step: point.value for point in history}
+            if known.items() <= wanted.items() and len(known) == len(history):
+                place = version
+                wanted = {step: value for step, value in wanted.items() if step not in known}
+            else:
+                found.append(metric(version, math.nan, now.stamp_ms, max(known)))
+        found += [metric(place, value, now.stamp_ms, step) for step, value in wanted.items()]
     return found
+
+
+def _base(curve: str) -> str:
+    """A curve's name without its version.
+
+    >>> _base("surge/all/reach/optimal_lr_by_batch_size_v2")
+    'surge/all/reach/optimal_lr_by_batch_size'
+    """
+    return _VERSION.sub("", curve)
 
 
 def _is_metric(name: str, value: object) -> bool:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return is_number and not name.endswith(_ENDS) and name.count("/") > 1
-
-
-def _newest(history: Any) -> dict[int, float]:
-    """Step -> the value logged last there."""
-    return {point.step: point.value for point in sorted(history, key=lambda point: point.timestamp)}
-
-
-def _changes(known: Mapping[int, float], wanted: Mapping[int, float]) -> Iterator[tuple[int, float]]:
-    """(step, value) of what differs; NaN where a point is gone.
-
-    >>> list(_changes({4: 0.1, 8: 0.2, 16: float("nan")}, {4: 0.1, 32: 0.4}))
-    [(32, 0.4), (8, nan)]
-    """
-    yield from ((step, value) for step, value in wanted.items() if known.get(step) != value)
-    for step, value in known.items():
-        if step not in wanted and not math.isnan(value):
-            yield step, math.nan
