@@ -28,6 +28,7 @@ from surge_sweeps.trackers.mlflow.doctor import database
 from surge_sweeps.trackers.mlflow.doctor.examine import examine
 from surge_sweeps.trackers.mlflow.doctor.finding import Finding
 from surge_sweeps.trackers.mlflow.doctor.server import installed_version, server_findings
+from surge_sweeps.trackers.mlflow.schema import open_to_read
 from surge_sweeps.trackers.mlflow.server_probe import ServerLook, look_at_server
 from surge_sweeps.trackers.mlflow.writer import MlflowTracker
 
@@ -377,3 +378,10 @@ def test_an_unknown_project_and_no_store_are_said(uri: str, tmp_path: Path) -> N
     assert not (tmp_path / "none.db").exists()
     with pytest.raises(TrackerError, match="migrate-filestore"):
         examine(str(tmp_path))
+
+
+@pytest.mark.parametrize("kind", ["uri", "postgres_uri"])
+def test_what_is_opened_to_read_refuses_to_write(kind: str, request: pytest.FixtureRequest) -> None:
+    store = request.getfixturevalue(kind)
+    with pytest.raises(TrackerError, match=r"read-?only"), open_to_read(store) as connection:
+        connection.exec_driver_sql("DELETE FROM experiments")
