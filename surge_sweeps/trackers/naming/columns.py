@@ -18,7 +18,7 @@ _WORD = re.compile(r"[._ ]+")
 #: Settings that name a run, its machine or its folders, at the top level or as `wandb.name`, `run.id`.
 _NAMES_WHOLE = frozenset({
     "name", "id", "host", "port", "date", "save", "load", "cwd", "command", "cmd", "argv", "_name_or_path",
-    "notes",
+    "notes", "logdir", "outdir", "savedir", "workdir", "default_root_dir",
 })  # fmt: skip
 _NAMES_OF = frozenset(
     {"run", "exp", "experiment", "job", "wandb", "mlflow", "slurm", "hydra", "cluster", "logger"}
@@ -40,6 +40,7 @@ _NAMING_PAIRS: Mapping[frozenset[str], frozenset[str]] = {
         "results", "exp", "experiment", "dump", "tensorboard", "tb", "cache", "tmp", "temp", "scratch", "home",
     }),
     frozenset({"dir", "directory", "folder"}): frozenset({"checkpoint", "checkpoints", "ckpt", "ckpts"}),
+    frozenset({"uri", "url", "location"}): frozenset({"tracking", "artifact", "artifacts", "registry"}),
     frozenset({"time", "date", "at"}): frozenset(
         {"start", "started", "end", "ended", "run", "begin", "launch", "launched", "created", "wall"}
     ),
@@ -63,8 +64,9 @@ _PLACES = frozenset({"path", "dir", "directory", "folder", "file", "filename", "
 def names_runs(name: str) -> bool:
     """Whether a setting, by its name, names a run, its machine, its folders, its commit or its time.
 
-    >>> [name for name in ("cfg.run_name", "optimizer.name", "slurm_job", "out/dir", "data_dir") if names_runs(name)]
-    ['cfg.run_name', 'slurm_job', 'out/dir']
+    >>> names = ("cfg.run_name", "optimizer.name", "slurm_job", "out/dir", "data_dir", "tracking_uri", "data_url")
+    >>> [name for name in names if names_runs(name)]
+    ['cfg.run_name', 'slurm_job', 'out/dir', 'tracking_uri']
     """
     form = canonical(name)
     *parents, last = form.split(".")
