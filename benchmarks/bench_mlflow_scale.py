@@ -1,6 +1,6 @@
 """Collecting and reporting at full size: time and memory against the number of points in an MLflow store on SQLite.
 
-    python benchmarks/bench_mlflow_scale.py [--sizes 100x1000 1000x1000 10000x1000 1000x10000] [--folder FOLDER]
+    python benchmarks/bench_mlflow_scale.py [--sizes 100x1000 1000x1000 10000x1000] [--folder FOLDER]
 
 Each size is runs x points of one loss. The store is MLflow's own schema, made by MLflow and filled by plain SQL, 264 B
 a point, in a temporary folder that is removed. Every way of reading runs in a process of its own; its peak is the
@@ -11,6 +11,8 @@ largest resident memory of that process (pages of the store that the system cach
     collect, cached     the same again, with nothing new
     collect, 1% new     the same after one run in a hundred has got a point
     cache to report     the whole of `surge-report`, from that cache
+
+The largest that the package is built for is 10000x10000: it takes 27 GB of disk and half an hour to make.
 """
 
 from __future__ import annotations
@@ -73,7 +75,7 @@ class Measured:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Time and memory against the size of a store.")
-    parser.add_argument("--sizes", nargs="+", default=["100x1000", "1000x1000", "10000x1000", "1000x10000"])
+    parser.add_argument("--sizes", nargs="+", default=["100x1000", "1000x1000", "10000x1000"])
     parser.add_argument("--folder", type=Path, help="where the temporary folder is made")
     options = parser.parse_args()
     sizes = [Size(*map(int, text.split("x"))) for text in options.sizes]
@@ -138,7 +140,7 @@ def in_process(command: list[str]) -> Measured:
         lines = said.read().decode().strip().splitlines()
     if status != 0:
         raise SystemExit(f"{command[2][:60]!r} ended with {os.waitstatus_to_exitcode(status)}")
-    return Measured(seconds, usage.ru_maxrss / 1e6, lines[-1] if lines else "")
+    return Measured(seconds, usage.ru_maxrss * 1024 / 1e9, lines[-1] if lines else "")
 
 
 def write_store(path: Path, size: Size) -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from surge_sweeps.curves import LossCurves, Problem, build_curves
+from surge_sweeps.curves import LossCurves, PointColumns, Problem, build_curves, curves_of_runs
 from surge_sweeps.errors import SurgeError
 
 
@@ -95,3 +95,44 @@ def test_points_are_sorted_and_unique_and_the_last_wins(rows: list[tuple[str, in
     np.testing.assert_array_equal(curves.points["loss"], [wanted[key] for key in sorted(wanted)])
     dropped = sum(run != "c" for run, _, _ in rows) - len(wanted)
     assert sum(int(problem.what.split()[0]) for problem in curves.problems) == dropped
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcd"), st.integers(0, 9), st.floats()), max_size=30))
+def test_the_points_of_a_run_are_found_where_they_lie(rows: list[tuple[str, int, float]]) -> None:
+    curves = build_curves(runs("a", "b", "c", "d"), points(*rows))
+    some = curves.restrict(curves.runs["run"].isin(["b", "d"]))
+    assert some.points is curves.points
+    starts, ends = some.stretches()
+    selected = curves.select(curves.runs["run"].isin(["b", "d"]))
+    for name, start, end in zip(some.runs["run"], starts, ends, strict=True):
+        expected = selected.points[selected.points["run"] == name]
+        pd.testing.assert_frame_equal(
+            curves.points[start:end][["step", "examples", "loss"]].reset_index(drop=True),
+            expected[["step", "examples", "loss"]].reset_index(drop=True),
+        )
+    assert set(selected.points["run"].cat.categories) == set(selected.points["run"])
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 5), st.floats()), max_size=30),
+    st.sets(st.sampled_from("abc")),
+    st.permutations("abc"),
+)
+def test_points_run_by_run_make_the_same_table(
+    rows: list[tuple[str, int, float]], counted: set[str], order: list[str]
+) -> None:
+    table = build_curves(runs("a", "b"), points(*rows)).points
+    whole = build_curves(runs("a", "b", "c"), points(*rows)).points
+    columns = PointColumns()
+    for name in order:
+        part = whole[whole["run"] == name]
+        columns.add(name, part["step"].to_numpy(), part["loss"].to_numpy())
+    columns.expect_examples()
+    for name in counted:
+        columns[name].examples[:] = columns[name].step * 3.0
+    expected = table["examples"].where(~table["run"].isin(counted), table["step"] * 3.0)
+    made = curves_of_runs(
+        runs("a", "b"), columns, problems=(), project="", source="", loss_name="", batch_unit="examples",
+        read_as={}, route="",
+    )  # fmt: skip
+    pd.testing.assert_frame_equal(made.points, table.assign(examples=expected))
