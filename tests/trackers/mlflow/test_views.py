@@ -176,6 +176,20 @@ def test_a_group_with_a_diverged_run_has_no_mean(sweep: Any, client: MlflowClien
     assert "none diverged" in json.dumps(views["surge-means"].state)
 
 
+def test_a_run_that_did_not_end_is_in_no_mean(
+    foreign_run: ForeignRun, client: MlflowClient, project: str
+) -> None:
+    """Its last loss is that of a part of the training."""
+    params = {"lr": 0.1, "batch_size": 8}
+    ended = foreign_run(params, {"train/loss": [(2, 1.0)]}, project=project)
+    for status in ("FAILED", "KILLED", None):
+        run = foreign_run(params, {"train/loss": [(1, 2.0)]}, project=project, status=status)
+    number = client.get_run(run).info.experiment_id
+    write_views(client, number, NAMES)
+    found = client.search_runs([number], str(saved(client, number)["surge-means"].state["searchFilter"]))
+    assert [run.info.run_id for run in found] == [ended]
+
+
 @pytest.mark.parametrize("missing", ["lr", "batch_size"])
 def test_without_a_parameter_there_are_no_means(sweep: Any, client: MlflowClient, missing: str) -> None:
     number = sweep(grid())

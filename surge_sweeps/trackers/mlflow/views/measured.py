@@ -47,7 +47,7 @@ class ViewNames:
 
 @dataclass(frozen=True)
 class Trial:
-    """A run that holds the loss: its last value, and the parameters that make its group, the learning rate last."""
+    """A run that ended: its last loss, and the parameters that make its group, the learning rate last."""
 
     run_id: str
     loss: float
@@ -59,28 +59,26 @@ class Measured:
     """The runs of an experiment, as far as views go.
 
     Attributes:
-        trials: those that hold the loss. only_trials: whether each of them is marked as a trial of ours.
+        count: of those that hold the loss. only_trials: whether each of them is marked as a trial of ours.
+        ended: those of them that ran to their end, whatever their loss is: others have no last loss to average.
         has_logs: whether those that ended hold their learning rate and batch size in logarithms too, as metrics.
     """
 
-    trials: tuple[Trial, ...]
+    count: int
+    ended: tuple[Trial, ...]
     only_trials: bool
     has_logs: bool
 
     @property
-    def is_paged(self) -> bool:
-        """Whether MLflow's pages load only some of the runs at first."""
-        return len(self.trials) > PAGE_RUNS
-
-    @property
     def has_diverged(self) -> bool:
         """Whether the last loss of a run is infinite or not a number."""
-        return not all(math.isfinite(trial.loss) for trial in self.trials)
+        return not all(math.isfinite(trial.loss) for trial in self.ended)
 
 
 def measure(client: Any, experiment_id: str, names: ViewNames) -> Measured:
     """Look at the runs that the views will show. Reads their newest values, not their curves."""
-    trials: list[Trial] = []
+    count = 0
+    ended: list[Trial] = []
     only_trials = True
     logs: set[bool] = set()
     keys = group_keys(names)
@@ -89,13 +87,15 @@ def measure(client: Any, experiment_id: str, names: ViewNames) -> Measured:
         if names.loss not in metrics:
             continue
         loss = metrics[names.loss] if abs(metrics[names.loss]) < STORED_INFINITY else math.nan
-        trials.append(Trial(run.info.run_id, loss, tuple(params.get(key) for key in keys)))
+        count += 1
+        if run.info.status == "FINISHED":
+            ended.append(Trial(run.info.run_id, loss, tuple(params.get(key) for key in keys)))
         is_trial = run.data.tags.get(TAG_KIND) == "trial"
         only_trials = only_trials and is_trial
         if not is_trial or run.data.tags.get(TAG_STATUS) in RESULT_STATUSES:
             logs.add(AXIS_LR in metrics and AXIS_BATCH_SIZE in metrics)
     has_logs = logs == {True} and (names.lr, names.batch_size) == _LOGGED
-    return Measured(tuple(trials), bool(trials) and only_trials, has_logs)
+    return Measured(count, tuple(ended), count > 0 and only_trials, has_logs)
 
 
 def group_keys(names: ViewNames) -> tuple[str, ...]:

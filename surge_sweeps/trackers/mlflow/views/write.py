@@ -15,6 +15,7 @@ from surge_sweeps.trackers.mlflow.record import TAG_KIND, check_names
 from surge_sweeps.trackers.mlflow.uri import display_uri
 from surge_sweeps.trackers.mlflow.views.layout import means_state, trials_state
 from surge_sweeps.trackers.mlflow.views.measured import (
+    PAGE_RUNS,
     Measured,
     ViewNames,
     group_keys,
@@ -50,7 +51,7 @@ def write_views(client: Any, experiment_id: str, names: ViewNames) -> list[View]
 
     Returns:
         The views, in the order above. There is one alone where the learning rate or the batch size is no single
-        parameter, or no group of runs fits on one of MLflow's pages.
+        parameter, no run ran to its end, or no group of runs fits on one of MLflow's pages.
 
     Raises:
         TrackerError: the server's MLflow is not one whose views were tried, no run holds the loss, a name that MLflow
@@ -69,7 +70,7 @@ def write_views(client: Any, experiment_id: str, names: ViewNames) -> list[View]
     with store_errors(client.tracking_uri, "read", _HINT):
         found = measure(client, experiment_id, names)
         tags = client.get_experiment(experiment_id).tags
-    if not found.trials:
+    if found.count == 0:
         raise TrackerError(
             f"chart views are not saved: none of the runs holds the metric {names.loss!r}.",
             "See that its name and the sweep are the right ones.",
@@ -115,14 +116,17 @@ def _states(
     query = " AND ".join(part for part in (_FINITE.format(loss=names.loss), ours, names.sweep_filter) if part)
     yield (
         _view(experiment_id, names, "trials", "trials, best first"),
-        trials_state(names, query, has_logs=found.has_logs, is_paged=found.is_paged),
+        trials_state(names, query, has_logs=found.has_logs, is_paged=found.count > PAGE_RUNS),
     )
-    if not group_keys(names):
+    if not group_keys(names) or not found.ended:
         return
-    query = " AND ".join(part for part in (ours, names.sweep_filter) if part)
-    left_out = "part of the grid" if found.is_paged else "none diverged" if found.has_diverged else ""
+    query = " AND ".join(
+        part for part in ("attributes.status = 'FINISHED'", ours, names.sweep_filter) if part
+    )
+    is_paged = len(found.ended) > PAGE_RUNS
+    left_out = "part of the grid" if is_paged else "none diverged" if found.has_diverged else ""
     if left_out:
-        chosen = whole_groups(found.trials)
+        chosen = whole_groups(found.ended)
         if not chosen:
             return
         listed = ", ".join(f"'{run}'" for run in chosen)
