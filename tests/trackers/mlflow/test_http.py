@@ -315,6 +315,15 @@ def test_an_artifact_is_what_is_read_where_it_is_believed(experiment: Experiment
     assert 99.0 in store.fetch([run], LOSS, None).value
 
 
+def test_artifacts_that_a_server_keeps_elsewhere_come_by_its_own_pages(experiment: Experiment) -> None:
+    run = experiment.run(ramp(5))
+    folder = experiment.put_history(run, more=[(2, 99.0, 3)]).parent.parent
+    with closing(sqlite3.connect(experiment.path, timeout=60)) as database, database:
+        database.execute("UPDATE runs SET artifact_uri = ? WHERE run_uuid = ?", (str(folder), run))
+    store = experiment.listed()
+    assert 99.0 in store.fetch([run], LOSS, None).value
+
+
 def test_whether_a_run_that_goes_on_has_changed(experiment: Experiment) -> None:
     def grown(points: Sequence[tuple[int, float, int]], *more: tuple[int, float, int]) -> str:
         run = experiment.run(points, status=None)
@@ -329,6 +338,27 @@ def test_whether_a_run_that_goes_on_has_changed(experiment: Experiment) -> None:
     grown(ramp(5), (2, 1.0, 500))  # resumed at a lower step: the newest point is as before
     grown(ramp(5), (2, 1.0, 1))  # a point that came late
     assert experiment.listed().unchanged(held, LOSS) == same
+
+
+def test_a_second_read_asks_only_for_what_changed(
+    experiment: Experiment, proxy: Callable[[Rule], Proxy], tmp_path: Path
+) -> None:
+    server = proxy(pass_on)
+
+    def read() -> list[Request]:
+        server.requests.clear()
+        curves = collect(experiment.name, uri=server.uri, loss=LOSS, cache_dir=tmp_path)
+        np.testing.assert_array_equal(np.sort(curves.points["loss"]), np.sort(experiment.direct().value))
+        return [request for request in server.requests if "get-history" in request.path]
+
+    experiment.run(ramp(5))
+    going = experiment.run(ramp(5), status=None)
+    assert len(read()) >= 1
+    checked = read()
+    assert [going in request.path and "max_results=2&" in request.path for request in checked] == [True]
+    experiment.client.log_metric(going, LOSS, 0.5, FIRST_MS + 900, 5)
+    grown = read()
+    assert {going in request.path for request in grown} == {True}
 
 
 def test_nothing_held_is_all_there_is_of_a_run_without_points(experiment: Experiment) -> None:
