@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -57,6 +58,7 @@ class BufferedRun:
         self._points: list[Any] = []
         self._names: set[str] = set()
         self._has_axes = False
+        self._process = os.getpid()
         self._tried_s = time.monotonic()
         self._away_since_s: float | None = None
         self._done = False
@@ -144,6 +146,8 @@ class BufferedRun:
         return None if away is None else max(0.0, PATIENCE_S - (time.monotonic() - away))
 
     def _at_exit(self) -> None:
+        if os.getpid() != self._process:
+            return  # a fork of the process that writes the run
         try:
             self.cut_off(EXIT_PATIENCE_S)
         except TrackerError as error:

@@ -33,10 +33,9 @@ _REFUSED_STATUS = re.compile(r"too many (\d{3}) error responses")
 #: PostgreSQL's classes of errors that a second attempt may not meet: connection lost, deadlock, server starting or
 #: stopping, too many connections.
 _PASSING_SQLSTATE = ("08", "40", "57P", "53300")
-_HINT = (
-    "See that it runs (its log says why not), then call the same command again: what was written is kept, and it runs "
-    "the rest."
-)
+_KEPT = "then call the same command again: what was written is kept, and it runs the rest."
+_SERVER_HINT = f"See that it runs (its log says why not), {_KEPT}"
+_DATABASE_HINT = f"See that it can be reached and that no other program holds it, {_KEPT}"
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
@@ -57,7 +56,10 @@ def keep_trying(uri: str, work: Callable[[], _T], patience_s: float | None = Non
         if state.attempt_number == 1 and state.outcome is not None:
             reason = _reason(state.outcome.exception())
             _log.warning(
-                "the MLflow store %s is away (%s); trying again for %.0f s", display_uri(uri), reason, limit_s
+                "the MLflow store %s cannot be used now (%s); trying again for %.0f s",
+                display_uri(uri),
+                reason,
+                limit_s,
             )
 
     retry = tenacity.Retrying(
@@ -73,7 +75,8 @@ def keep_trying(uri: str, work: Callable[[], _T], patience_s: float | None = Non
             last = error.last_attempt.exception()
             waited = f" for {limit_s:.0f} s" if limit_s else ""
             raise TrackerError(
-                f"the MLflow store {display_uri(uri)} was away{waited}: {_reason(last)}.", _HINT
+                f"the MLflow store {display_uri(uri)} could not be used{waited}: {_reason(last)}.",
+                _SERVER_HINT if uri.startswith("http") else _DATABASE_HINT,
             ) from (last and last.__cause__)
 
 

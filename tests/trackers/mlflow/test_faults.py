@@ -124,7 +124,7 @@ def test_a_server_that_stays_away_is_one_sentence_and_soon(
         tracker.write_runs("s1", [record("t0")])
     assert time.monotonic() - began < 20
     assert str(caught.value).startswith(
-        f"the MLflow store {mlflow_server.uri} was away for 2 s: its server does not answer. See that it runs"
+        f"the MLflow store {mlflow_server.uri} could not be used for 2 s: its server does not answer. See that it runs"
     )
     assert "call the same command again" in str(caught.value)
     assert len(caplog.records) == 1
@@ -229,7 +229,7 @@ def test_a_database_locked_for_longer_than_mlflow_waits_is_waited_out(
         with away(lock, lambda: holder.execute("COMMIT"), wait_s=25):
             tracker.write_runs("s1", [record("t0"), record("t1")])
     tracker.close()
-    assert "is away (database is locked); trying again" in caplog.text
+    assert "cannot be used now (database is locked); trying again" in caplog.text
     assert_whole(uri, trials=2, steps=3)
 
 
