@@ -157,9 +157,9 @@ def test_shards_of_another_version_and_the_file_of_the_first_one_are_replaced(
 def test_what_a_few_runs_changed_leaves_the_other_shards_as_they_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(curve_cache, "CHUNK_POINTS", 20)
-    store = Store(**{f"r{n}": [(step, float(n)) for step in range(10)] for n in range(40)})
-    sizes = dict.fromkeys(store.points, 10)
+    monkeypatch.setattr(curve_cache, "CHUNK_POINTS", 40)
+    store = Store(**{f"r{n}": [(step, float(n)) for step in range(8)] for n in range(40)})
+    sizes = dict.fromkeys(store.points, 8)
 
     def read(signatures: dict[str, str]) -> Series:
         parts = SeriesCache(tmp_path, ["x"]).read(Wanted(signatures, sizes=sizes), store.fetch)
@@ -169,25 +169,25 @@ def test_what_a_few_runs_changed_leaves_the_other_shards_as_they_are(
     read(signatures)
     cache = SeriesCache(tmp_path, ["x"])
     before = {path: path.stat().st_mtime_ns for path in shards_of(cache)}
-    assert len(before) == 20
-    store.points["r7"] = [(step, -1.0) for step in range(11)]
+    assert len(before) == 8
+    store.points["r7"] = [(step, -1.0) for step in range(9)]
     signatures["r7"] = "2"
     assert same(read(signatures), series(**store.points))
     assert store.asked == ["r7"]
     after = {path: path.stat().st_mtime_ns for path in shards_of(cache)}
-    assert len(before.items() & after.items()) == 20
+    assert len(before.items() & after.items()) == 8
     # Over many rounds neither files nor what is of no use any more pile up.
     for turn in range(3, 60):
         run = f"r{turn % 40}"
-        store.points[run] = [(step, float(turn)) for step in range(10)]
+        store.points[run] = [(step, float(turn)) for step in range(8)]
         signatures |= {run: str(turn)}
         assert same(read(signatures), series(**store.points)), turn
         assert store.asked == [run]
         files = shards_of(cache)
-        assert len(files) <= 2 * 20 + curve_cache._SMALL_SHARDS + 1
-        assert sum(pq.read_metadata(path).num_rows for path in files) <= 2 * 400 + 20
+        assert len(files) <= 320 // 20 + curve_cache._SMALL_SHARDS
+        assert sum(pq.read_metadata(path).num_rows for path in files) <= 2 * 320 + 40
     read({"r1": signatures["r1"]})
-    assert [pq.read_metadata(path).num_rows for path in shards_of(cache)] == [10]
+    assert [pq.read_metadata(path).num_rows for path in shards_of(cache)] == [8]
 
 
 def test_a_read_that_fails_keeps_what_it_had_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
