@@ -12,6 +12,7 @@ SCRIPTS = (
     "bench_collect.py",
     "bench_mlflow_read.py",
     "bench_mlflow_write.py",
+    "bench_mlflow_scale.py",
     "bench_wandb.py",
     "bench_offline.py",
     "bench_fit.py",

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from surge_sweeps.curves import LossCurves, PointColumns, Problem, build_curves, curves_of_runs
+from surge_sweeps.curves import LossCurves, Problem, build_curves, curves_of_runs
 from surge_sweeps.errors import SurgeError
+from surge_sweeps.point_columns import PointColumns
 
 
 def runs(*names: str, **columns: Any) -> pd.DataFrame:

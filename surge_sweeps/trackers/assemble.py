@@ -14,8 +14,9 @@ from typing import Literal, cast, get_args
 import numpy as np
 import pandas as pd
 
-from surge_sweeps.curves import RESULT_STATUSES, LossCurves, PointColumns, Problem, Status, curves_of_runs
+from surge_sweeps.curves import RESULT_STATUSES, LossCurves, Problem, Status, curves_of_runs
 from surge_sweeps.errors import SurgeError, UnknownNameError
+from surge_sweeps.point_columns import PointColumns
 from surge_sweeps.trackers.base import ReadOptions
 from surge_sweeps.trackers.gathering import add_examples, place_losses
 from surge_sweeps.trackers.naming.choose import choose_names

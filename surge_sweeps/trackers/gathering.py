@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from surge_sweeps.curve_cache import Series
-from surge_sweeps.curves import PointColumns, Problem
+from surge_sweeps.curves import Problem
+from surge_sweeps.point_columns import PointColumns
 from surge_sweeps.trackers.placing import Findings, Kind, Placing
 from surge_sweeps.trackers.stored_runs import StoredRun
 
