@@ -10,7 +10,9 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import cast
 
+import numpy as np
 import pandas as pd
 
 from surge_sweeps.counting import counted
@@ -227,10 +229,15 @@ def _optima(info: ReportInfo) -> str:
 
 
 def _plain_table(table: pd.DataFrame) -> PublishedTable:
-    rows = (
-        tuple(None if pd.isna(value) else value for value in row) for row in table.itertuples(index=False)
-    )
-    return PublishedTable(tuple(table.columns), tuple(rows))
+    rows = tuple(tuple(map(_plain_value, row)) for row in table.itertuples(index=False))
+    return PublishedTable(tuple(table.columns), rows)
+
+
+def _plain_value(value: object) -> Scalar | None:
+    """A cell as Python has it: columns of whole numbers with gaps give numpy's own, which JSON refuses."""
+    if pd.isna(value):  # type: ignore[call-overload]
+        return None
+    return cast(Scalar, value.item() if isinstance(value, np.generic) else value)
 
 
 def _chart(fit: SurgeFit) -> PublishedTable:
