@@ -17,7 +17,8 @@ import typer
 from surge_sweeps import launch
 from surge_sweeps.cli.console import out, say, show_address
 from surge_sweeps.cli.launch import Quiet, Uri
-from surge_sweeps.trackers.mlflow.links import Link, ServerLinks, find_links
+from surge_sweeps.counting import counted
+from surge_sweeps.trackers.mlflow.links import ServerLinks, find_links
 from surge_sweeps.trackers.mlflow.schema import check_schema, is_server, open_to_read
 from surge_sweeps.trackers.mlflow.serve import RunningServer, ServerPlan, free_port, plan_server
 from surge_sweeps.trackers.mlflow.server_probe import refuse_wrong_host
@@ -27,6 +28,8 @@ _TETHER = (sys.executable, "-I", str(Path(launch.__file__).with_name("tether.py"
 _POLL_S = 0.2
 _PORT = 5000
 _HOST = "127.0.0.1"
+#: Of each experiment, the newest.
+_SWEEPS_SHOWN = 10
 
 
 def ui(
@@ -93,23 +96,28 @@ def _serve(plan: ServerPlan, store: str, open_: bool, *, quiet: bool) -> None:
 
 
 def _show(links: ServerLinks, open_: bool) -> None:
-    _line(f"Experiments: {links.home}")
+    """What to open first comes first: each result with its report, the views, and only then lists of runs."""
     for experiment in links.experiments:
-        _line("")
         _line(experiment.runs.name)
-        _link("runs", experiment.runs)
-        for sweep in experiment.sweeps:
-            _link(f"sweep {sweep.name}", sweep)
+        for result in experiment.results:
+            if result.note:
+                _line(f"  {result.note}")
+            _link("report", result.report_url)
+            _link(f"result, run {result.name}", result.url)
+        for view in experiment.views:
+            _link(f"view {view.name}", view.url)
+        _link("all runs", experiment.runs.url)
+        for sweep in experiment.sweeps[:_SWEEPS_SHOWN]:
+            _link(f"sweep {sweep.name}", sweep.url)
             if sweep.note:
                 _line(f"    {sweep.note}")
-            if sweep.report_url:
-                _line(f"    report: {sweep.report_url}")
-        for view in experiment.views:
-            _link(f"view {view.name}", view)
-    _line("")
+        if (more := len(experiment.sweeps) - _SWEEPS_SHOWN) > 0:
+            _line(f"  and {counted(more, 'earlier sweep')}: see all runs")
+        _line("")
+    _line(f"Experiments: {links.home}")
     if links.others:
-        kind = "other experiments" if links.experiments else "experiments"
-        _line(f"{links.others:,} {kind} without a sweep of this tool: see the list.")
+        kind = "other experiment" if links.experiments else "experiment"
+        _line(f"  {counted(links.others, kind)} without a sweep or a result of this tool: see that list")
     if open_:
         show_address(links.home)
 
@@ -138,8 +146,8 @@ def _tell(line: str) -> None:
     say(f"MLflow: {line}")
 
 
-def _link(name: str, link: Link) -> None:
-    _line(f"  {name}: {link.url}")
+def _link(name: str, url: str) -> None:
+    _line(f"  {name}: {url}")
 
 
 def _line(text: str) -> None:

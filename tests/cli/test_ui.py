@@ -27,8 +27,10 @@ from mlflow_stores import MlflowServer, Postgres, free_port
 from surge_sweeps.cli.sweep import app
 from surge_sweeps.errors import TrackerError
 from surge_sweeps.trackers.base import RunRecord
-from surge_sweeps.trackers.mlflow.links import first_line
-from surge_sweeps.trackers.mlflow.publish import TAG_FINGERPRINT
+from surge_sweeps.trackers.mlflow.links import find_links, first_line
+from surge_sweeps.trackers.mlflow.note import NOTE_TAG
+from surge_sweeps.trackers.mlflow.publish import TAG_FINGERPRINT, TAG_STATE
+from surge_sweeps.trackers.mlflow.record import TAG_KIND
 from surge_sweeps.trackers.mlflow.serve import is_loopback, plan_server
 from surge_sweeps.trackers.mlflow.writer import MlflowTracker
 
@@ -51,7 +53,7 @@ def write_sweep(uri: str, artifacts: Path) -> str:
     tracker.write_runs("s1", [record])
     tracker.close()
     parent = client.search_runs([experiment], "tags.`surge.kind` = 'sweep'")[0].info.run_id
-    client.set_tag(parent, "mlflow.note.content", "## **Use LR 0.1** at batch 64\n\nmore")
+    client.set_tag(parent, NOTE_TAG, "## **Use LR 0.1** at batch 64\n\nmore")
     client.set_tag(parent, TAG_FINGERPRINT, "of what was published")
     client.log_text(parent, "the report", "report.txt")
     client.set_experiment_tag(experiment, "mlflow.sharedViewState.surge-1", '{"name": "By loss"}')
@@ -154,10 +156,14 @@ def test_links_artifacts_and_ctrl_c(start: Commands, store: str, tmp_path: Path)
         said = read_until(process, READY)
     url = re.search(r"Experiments: (\S+)/#/experiments\n", said)[1]  # type: ignore[index]
     assert f"Port {port} is taken: {url.rpartition(':')[2]} is used." in said
-    assert f"{url}/#/experiments/1/runs/{parent}\n    Use LR 0.1 at batch 64\n" in said
-    assert f"report: {url}/#/experiments/1/runs/{parent}/artifacts/surge/report.html\n" in said
+    run = f"{url}/#/experiments/1/runs/{parent}"
+    # What a user wants to see comes first.
+    result = f"  report: {run}/artifacts/surge/report.html\n  result, run grid [31mone: {run}\n"
+    assert f"digits\n  Use LR 0.1 at batch 64\n{result}  view By loss: " in said
     assert f"By loss: {url}/#/experiments/1/runs?viewStateShareKey=surge-1&compareRunsMode=CHART" in said
     assert "\x1b" not in said
+    assert "1 other experiment without" in said
+    assert "Warning" not in said
 
     assert get(f"{url}/get-artifact?path=report.txt&run_uuid={parent}") == "the report"
     # A new experiment's artifacts are where one made without the server has them.
@@ -210,10 +216,36 @@ def test_the_password_of_a_database_is_in_no_argument_and_not_printed(
 def test_a_running_server_gets_its_links_printed(shared_server: MlflowServer) -> None:
     client = MlflowClient(shared_server.uri)
     number = client.create_experiment("ui links")
-    client.create_run(number, tags={"surge.kind": "sweep"}, run_name="grid")
+    for name in "abcdefghijkl":
+        client.create_run(number, tags={TAG_KIND: "sweep"}, run_name=f"grid-{name}")
     done = CliRunner().invoke(app, ["ui", "--uri", shared_server.uri])
     assert done.exit_code == 0, done.output
-    assert f"{shared_server.uri}/#/experiments/{number}/runs" in done.output.replace("\n", "")
+    assert f"  all runs: {shared_server.uri}/#/experiments/{number}/runs\n" in done.output
+    assert "grid-l" in done.output
+    assert "grid-a" not in done.output
+    assert "and 2 earlier sweeps: see all runs" in done.output
+
+
+def test_results_on_runs_of_their_own_come_first_and_what_was_withdrawn_is_none(
+    shared_server: MlflowServer,
+) -> None:
+    client = MlflowClient(shared_server.uri)
+    number = client.create_experiment("ui foreign results")
+    runs = {}
+    for name, stamp, mark in (("older", "10", "x"), ("newer", "20", "y"), ("withdrawn", "30", "")):
+        tags = {TAG_KIND: "report", TAG_STATE: f"{mark} 1 {stamp}", NOTE_TAG: f"**Train {name}.**\n\nmore"}
+        tags |= {TAG_FINGERPRINT: mark} if mark else {}
+        runs[name] = client.create_run(number, tags=tags, run_name=name).info.run_id
+    client.create_run(number, tags={TAG_KIND: "sweep"}, run_name="grid")
+    found = next(
+        item for item in find_links(shared_server.uri).experiments if item.runs.name == "ui foreign results"
+    )
+    assert [(result.name, result.note) for result in found.results] == [
+        ("newer", "Train newer."),
+        ("older", "Train older."),
+    ]
+    assert found.results[0].report_url.endswith(f"{runs['newer']}/artifacts/surge/report.html")
+    assert [sweep.name for sweep in found.sweeps] == ["grid"]
 
 
 def test_a_server_that_refuses_the_name_is_said_with_the_option_it_needs(shared_server: MlflowServer) -> None:

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from surge_sweeps.trackers.mlflow.client import connect, quoted, store_errors
 from surge_sweeps.trackers.mlflow.note import FOLDER, NOTE_TAG, run_fragment
-from surge_sweeps.trackers.mlflow.publish import TAG_FINGERPRINT
+from surge_sweeps.trackers.mlflow.publish import TAG_FINGERPRINT, TAG_STATE
 from surge_sweeps.trackers.mlflow.record import NOT_TRIALS, TAG_KIND
 from surge_sweeps.trackers.mlflow.schema import READ_HINT
 from surge_sweeps.trackers.mlflow.uri import display_uri
@@ -35,29 +35,40 @@ class Link:
 
 @dataclass(frozen=True)
 class SweepLink(Link):
-    """The run that stands for a sweep, or for a report of several.
-
-    Attributes:
-        note: the first line of its description, which is the recommendation where a result is published.
-        report_url: of the report published on it; empty without one.
-    """
+    """The run that stands for a sweep; its note is the first line of its description."""
 
     note: str = ""
+
+
+@dataclass(frozen=True)
+class ResultLink(SweepLink):
+    """A run that a result is published on: a sweep's, or one of its own. Its note is the recommendation."""
+
     report_url: str = ""
 
 
 @dataclass(frozen=True)
 class ExperimentLinks:
-    """One experiment: its runs, the runs that stand for our sweeps in it, and its saved views."""
+    """One experiment.
+
+    Attributes:
+        runs: the list of its runs.
+        results: what is published, the newest first. views: the saved ones.
+        sweeps: the runs of our sweeps without a result on them, the newest first.
+    """
 
     runs: Link
-    sweeps: list[SweepLink] = field(default_factory=list)
+    results: list[ResultLink] = field(default_factory=list)
     views: list[Link] = field(default_factory=list)
+    sweeps: list[SweepLink] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class ServerLinks:
-    """Everything worth opening: those experiments that hold sweeps or views, and how many others there are."""
+    """Everything worth opening: the experiments that hold results, sweeps or views, and how many others there are.
+
+    Those with results come first.
+    """
 
     home: str
     experiments: list[ExperimentLinks]
@@ -90,8 +101,8 @@ def find_links(url: str) -> ServerLinks:
                 ):
                     parents[run.info.experiment_id].append(run)
     found = [_experiment(shown, item, parents[item.experiment_id]) for item in experiments]
-    kept = [item for item in found if item.sweeps or item.views]
-    kept.sort(key=lambda item: item.runs.name)
+    kept = [item for item in found if item.results or item.views or item.sweeps]
+    kept.sort(key=lambda item: (not item.results, item.runs.name))
     return ServerLinks(f"{shown}/#/experiments", kept, len(found) - len(kept))
 
 
@@ -111,19 +122,36 @@ def _experiment(url: str, experiment: Any, parents: list[Any]) -> ExperimentLink
     number = str(experiment.experiment_id)
     tags = dict(experiment.tags or {})
     runs = f"{url}/#/experiments/{quote(number, safe='')}/runs"
-    sweeps = [_sweep(url, number, run) for run in parents]
-    return ExperimentLinks(Link(_plain(experiment.name), runs), sweeps, _views(url, number, tags))
-
-
-def _sweep(url: str, number: str, run: Any) -> SweepLink:
-    info, tags = run.info, run.data.tags
-    report = f"{url}/{run_fragment(number, info.run_id, f'{FOLDER}/report.html')}"
-    return SweepLink(
-        _plain(info.run_name or info.run_id),
-        f"{url}/{run_fragment(number, info.run_id)}",
-        first_line(tags.get(NOTE_TAG, "")),
-        report if TAG_FINGERPRINT in tags else "",
+    newest = sorted(parents, key=lambda run: int(run.info.start_time or 0), reverse=True)
+    published = [run for run in newest if TAG_FINGERPRINT in run.data.tags]
+    published.sort(key=_published_ms, reverse=True)
+    # A report without a fingerprint was cut off, or its place was taken by another run: it is no result.
+    others = [
+        run for run in newest if TAG_FINGERPRINT not in run.data.tags and run.data.tags[TAG_KIND] == "sweep"
+    ]
+    return ExperimentLinks(
+        Link(_plain(experiment.name), runs),
+        [_result(url, number, run) for run in published],
+        _views(url, number, tags),
+        [SweepLink(*_run(url, number, run)) for run in others],
     )
+
+
+def _result(url: str, number: str, run: Any) -> ResultLink:
+    report = f"{url}/{run_fragment(number, run.info.run_id, f'{FOLDER}/report.html')}"
+    return ResultLink(*_run(url, number, run), report)
+
+
+def _run(url: str, number: str, run: Any) -> tuple[str, str, str]:
+    """The name of a run, its address and the first line of its description."""
+    info = run.info
+    address = f"{url}/{run_fragment(number, info.run_id)}"
+    return _plain(info.run_name or info.run_id), address, first_line(run.data.tags.get(NOTE_TAG, ""))
+
+
+def _published_ms(run: Any) -> int:
+    stamp = str(run.data.tags.get(TAG_STATE, "")).rpartition(" ")[2]
+    return int(stamp) if stamp.isascii() and stamp.isdecimal() else 0
 
 
 def _views(url: str, number: str, tags: Mapping[str, str]) -> list[Link]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -33,7 +34,12 @@ _SETTINGS = {
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
+    # What MLflow's code says to its own authors, and each step of its start.
+    "PYTHONWARNINGS": "ignore",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
 }
+#: The server's log of what went well.
+_IDLE_TALK = re.compile(r"(\d{4}[/-]\d\d[/-]\d\d [\d:.,]+ )?(INFO|DEBUG)\b")
 #: Left in the environment, the first makes the server a client of another; the next two would name another store.
 _NOT_INHERITED = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "MLFLOW_REGISTRY_STORE_URI")
 _DESTINATION = "MLFLOW_ARTIFACTS_DESTINATION"
@@ -148,8 +154,8 @@ class RunningServer:
     """A server in a session of its own, so that whatever it starts can be ended with it; a context manager.
 
     Args:
-        plan: how. tether: what is put before the command, to end it with this process. tell: gets what the server
-            prints after its start, without credentials.
+        plan: how. tether: what is put before the command, to end it with this process. tell: gets the warnings and
+            errors that the server prints after its start, without credentials.
     """
 
     def __init__(self, plan: ServerPlan, tether: Sequence[str], tell: Callable[[str], None]) -> None:
@@ -228,7 +234,7 @@ class RunningServer:
                 if not line.strip():
                     continue
                 self._tail.append(line)
-                if self._is_ready.is_set():
+                if self._is_ready.is_set() and not _IDLE_TALK.match(line):
                     self._tell(line)
 
 
