@@ -52,21 +52,28 @@ def refuse_wrong_host(uri: str) -> None:
     """Raises `TrackerError` where a server does not take the name by which the URI calls it."""
     name = look_at_server(uri).refused_host
     if name is not None:
-        raise TrackerError(
-            f"the MLflow server at {display_uri(uri)} refuses the host name {name!r}.", host_remedy(name)
-        )
+        raise refused_host(name, uri)
+
+
+def refused_host(name: str, uri: str) -> TrackerError:
+    """The error for a server that does not take the name by which the URI calls it."""
+    return TrackerError(
+        f"the MLflow server {display_uri(uri)} refuses the host name {name!r}.", host_remedy(name)
+    )
 
 
 def host_remedy(name: str) -> str:
     """What whoever runs the server must change; `name`: under which it is to answer.
 
     >>> print(host_remedy("login01"))
-    Whoever runs it starts it with --allowed-hosts 'login01,login01:*,localhost,localhost:*' and
-    --cors-allowed-origins 'http://login01:PORT', without which its pages stay empty.
+    Whoever runs it starts it with --allowed-hosts 'login01,login01:*,localhost,localhost:*' (and the names used so far)
+    and --cors-allowed-origins 'http://login01:PORT', without which its pages stay empty. Or reach it under a name that
+    it takes, such as localhost through an SSH tunnel.
     """
     return (
-        f"Whoever runs it starts it with --allowed-hosts '{name},{name}:*,localhost,localhost:*' and"
-        f" --cors-allowed-origins 'http://{name}:PORT', without which its pages stay empty."
+        f"Whoever runs it starts it with --allowed-hosts '{name},{name}:*,localhost,localhost:*' (and the names used"
+        f" so far) and --cors-allowed-origins 'http://{name}:PORT', without which its pages stay empty. Or reach it"
+        " under a name that it takes, such as localhost through an SSH tunnel."
     )
 
 

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from surge_sweeps.errors import TrackerError
 from surge_sweeps.extras import require
 from surge_sweeps.trackers.mlflow.client import shorten
+from surge_sweeps.trackers.mlflow.server_probe import refused_host
 from surge_sweeps.trackers.mlflow.uri import display_uri, hide_credentials
 
 _TEXT_LIMIT = 200
@@ -34,12 +35,7 @@ def refusal(response: Any, uri: str) -> TrackerError:
             _CREDENTIALS_HINT,
         )
     if status == 403 and "host header" in text.lower():
-        host = urlsplit(uri).hostname
-        return TrackerError(
-            f"the MLflow server {shown} refuses requests under the host name {host!r}.",
-            f"Start it with: mlflow server --allowed-hosts '{host},{host}:*' (and the names used so far), or reach it"
-            " under a name that it allows, such as localhost through an SSH tunnel.",
-        )
+        return refused_host(urlsplit(uri).hostname or "", uri)
     if status == 403:
         return TrackerError(
             f"the MLflow server {shown} does not let this user read there{_said(text)}.",
