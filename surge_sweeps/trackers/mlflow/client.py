@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from surge_sweeps.errors import MissingExtraError, TrackerError
 from surge_sweeps.extras import require
+from surge_sweeps.trackers.mlflow.asked_again import say_when_asked_again
 from surge_sweeps.trackers.mlflow.file import KEPT_HINT, cut_off_error, prepare_file
 from surge_sweeps.trackers.mlflow.first_opening import one_at_a_time
 from surge_sweeps.trackers.mlflow.shared_context import SharedContext
@@ -116,13 +117,13 @@ def quoted(text: str) -> str:
 def store_errors(
     uri: str, doing: str, hint: str = KEPT_HINT, opened_file: Path | None = None
 ) -> Iterator[None]:
-    """Turn whatever MLflow raises inside into a `TrackerError`, and keep its own log quiet meanwhile.
+    """Turn whatever MLflow raises inside into a `TrackerError`, and keep its own log quiet meanwhile, and urllib3's.
 
     Args:
         uri: the store. doing: what failed, as a participle ("opened", "written"). hint: the next thing to do.
         opened_file: a SQLite store's file that is being opened, to say so where its creation was cut off.
     """
-    with _quiet():
+    with _quiet(), say_when_asked_again(uri):
         try:
             yield
         except _failures() as error:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 import math
 import socket
 import sqlite3
 import ssl
 import subprocess
+import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -440,7 +442,9 @@ def test_a_host_name_that_the_server_refuses(proxy: Callable[[Rule], Proxy]) -> 
     def rule(request: Request) -> Request:
         return request._replace(headers=request.headers | {"host": "login01:5000"})
 
-    with pytest.raises(TrackerError, match=r"refuses .* host name '127.0.0.1'.*--allowed-hosts '127.0.0.1,"):
+    with pytest.raises(
+        TrackerError, match=r"refuses .* host name .127.0.0.1.*--allowed-hosts .127.0.0.1,.*--cors"
+    ):
         collect("digits", uri=proxy(rule).uri)
 
 
@@ -504,7 +508,10 @@ def test_a_certificate_that_is_not_trusted(
 
 
 def test_a_busy_server_is_waited_for_while_reading(
-    experiment: Experiment, proxy: Callable[[Rule], Proxy], monkeypatch: pytest.MonkeyPatch
+    experiment: Experiment,
+    proxy: Callable[[Rule], Proxy],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_JITTER", "0")
@@ -518,10 +525,37 @@ def test_a_busy_server_is_waited_for_while_reading(
     def rule(request: Request) -> Answer | Request:
         return busy.pop() if busy and "bulk" in request.path else request
 
-    store = experiment.listed(proxy(rule).uri)
+    uri = proxy(rule).uri
+    store = experiment.listed(uri)
     assert_same(store.fetch([run], LOSS, None), experiment.direct())
     assert not busy
     assert "bulk route (1 runs)" in store.route
+    assert caplog.messages == [f"the MLflow server {uri} is busy; it is asked again"]
+
+
+def test_a_server_that_drops_the_connection_is_asked_again_and_that_is_said_in_our_words(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_JITTER", "0")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        uri = f"http://me:hidden@127.0.0.1:{listener.getsockname()[1]}"
+
+        def answer_the_fourth() -> None:
+            for number in range(4):  # the first only sees whether anybody listens
+                with listener.accept()[0] as asked:
+                    if number and asked.recv(65_536) and number == 3:
+                        asked.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+
+        thread = threading.Thread(target=answer_the_fourth)
+        thread.start()
+        assert connection.Server(uri).call("GET", "/x") == {}
+        thread.join()
+    shown = uri.replace("me:hidden@", "")
+    assert caplog.messages == [f"the MLflow server {shown} does not answer; it is asked again"]
+    # What others ask is logged as before.
+    logging.getLogger("urllib3.connectionpool").warning("Retrying (%r)", "theirs")
+    assert caplog.messages[1:] == ["Retrying ('theirs')"]
 
 
 def test_the_workspace_goes_with_every_request(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from urllib.parse import quote, urlsplit
 
 from surge_sweeps.errors import TrackerError
 from surge_sweeps.extras import require
+from surge_sweeps.trackers.mlflow.asked_again import say_when_asked_again
 from surge_sweeps.trackers.mlflow.http.refusals import no_json, refusal, unreachable
 from surge_sweeps.trackers.mlflow.uri import probe_server
 
@@ -115,7 +116,8 @@ class Server:
         attempt = 1
         while True:
             try:
-                return self._request(self._credentials, path, method, params=list(params), **settings)
+                with say_when_asked_again(self.uri):
+                    return self._request(self._credentials, path, method, params=list(params), **settings)
             except self._failure as error:
                 # mlflow's retries end where the answer begins.
                 broken = isinstance(error.__cause__ or error.__context__, self._broken)
