@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -14,12 +15,13 @@ import typer
 from surge_sweeps.cli.console import out, progress_bar, say
 from surge_sweeps.cli.new import describe_size
 from surge_sweeps.counting import counted
-from surge_sweeps.errors import SurgeError, UnknownNameError
+from surge_sweeps.errors import SurgeError, TrackerError, UnknownNameError
 from surge_sweeps.launch.base import LaunchResult
 from surge_sweeps.launch.local import LocalLauncher
 from surge_sweeps.sweep import Sweep
 from surge_sweeps.trackers import locate, open_tracker
 from surge_sweeps.trackers.base import Tracker as TrackerStore
+from surge_sweeps.trackers.mlflow.uri import display_uri
 
 ENGINES = ("local",)
 
@@ -99,8 +101,13 @@ def run_all(sweeps: Sequence[Sweep], store: TrackerStore, agents: int | None, qu
     try:
         with progress_bar("training", quiet=quiet, lines=True) as progress:
             result = LocalLauncher(agents).launch(sweeps, store, progress)
-    finally:
-        store.close()
+    except BaseException:
+        # The first error is the one to tell; what stays open in the store, the next launch closes.
+        store.give_up_when(lambda: True)
+        with suppress(TrackerError):
+            store.close()
+        raise
+    store.close()
     _tell(result)
     return result
 
@@ -156,10 +163,14 @@ def _tell(result: LaunchResult) -> None:
 
 
 def _tell_next(name: str, tracker: str, uri: str | None, loss: str) -> None:
-    command = ["surge-report", name, *(["--uri", uri] if uri else [])]
+    # What is printed may end in a log that others read.
+    shown = display_uri(uri) if uri else None
+    command = ["surge-report", name, *(["--uri", shown] if shown else [])]
     command += [] if uri or name == "./wandb" or _is_found(name, tracker) else ["--tracker", tracker]
     command += ["--loss-column", loss] if loss != "eval/loss" else []
     out.print(f"Next: {shlex.join(command)}", markup=False, highlight=False, soft_wrap=True)
+    if shown != uri:
+        out.print("  --uri is shown without user, password and options: give it as you gave it here.")
 
 
 def _is_found(name: str, tracker: str) -> bool:

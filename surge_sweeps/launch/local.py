@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 
-from surge_sweeps.errors import SurgeError
+from surge_sweeps.errors import SurgeError, TrackerError
 from surge_sweeps.launch.base import Interrupted, LaunchResult
 from surge_sweeps.launch.checks import check_trials
 from surge_sweeps.launch.command import expand_command
@@ -31,6 +31,8 @@ from surge_sweeps.trackers.base import RunRecord, Tracker
 
 #: Bounds what a kill can lose and how long a pack runs before the progress bar moves.
 TRIALS_PER_PACK = 96
+
+_AGAIN = "What was written is kept; call the same command again to run the missing trials."
 
 
 class LocalLauncher:
@@ -53,6 +55,7 @@ class LocalLauncher:
         planned = {trial.trial_id: (sweep, trial) for sweep in sweeps for trial in sweep.trials()}
         result = LaunchResult(len(planned), 0)
         with one_launch(), stop_signals() as stop:
+            tracker.give_up_when(lambda: stop.is_requested)
             try:
                 pending = _pending(sweeps, planned, tracker)
                 result = LaunchResult(len(planned), len(planned) - sum(len(trials) for _, trials in pending))
@@ -64,8 +67,13 @@ class LocalLauncher:
                 if scripts:
                     run_scripts(scripts, tracker, self._agents or 1, result, progress, stop)
             except (Stopped, KeyboardInterrupt) as error:
+                raise Interrupted(f"stopped. {result.summary()}.", _AGAIN) from error
+            except TrackerError as error:
+                if not stop.is_requested:
+                    raise
+                # The store was away when the user stopped waiting for it.
                 raise Interrupted(
-                    f"stopped. {result.summary()}.", "Call the same command again to run the missing trials."
+                    f"stopped. {result.summary()}. {error.what[:1].upper()}{error.what[1:]}", _AGAIN
                 ) from error
         return result
 

@@ -6,7 +6,7 @@ step and one final status. Reading gives `LossCurves`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -130,6 +130,10 @@ class Tracker(Protocol):
 
     def write_runs(self, sweep_id: str, records: Sequence[RunRecord]) -> None:
         """Write finished runs, whole; a run that cannot be written stops it, and those written stay."""
+        ...
+
+    def give_up_when(self, is_given_up: Callable[[], bool]) -> None:
+        """From now on wait for a store that is away only until `is_given_up`; it is asked often, from any thread."""
         ...
 
     def close(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -13,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from mlflow_stores import MlflowServer
 
 from surge_sweeps.errors import SurgeError, UnknownNameError
 from surge_sweeps.launch.base import LaunchResult
@@ -85,31 +87,9 @@ def test_every_trial_ends_once_and_a_second_launch_runs_nothing(uri: str) -> Non
 def test_a_stopped_launch_loses_nothing_and_the_next_one_finishes(
     uri: str, tmp_path: Path, how: signal.Signals
 ) -> None:
-    sweep = Sweep(
-        lr=BUILTIN.lr,
-        batch_size=(4, 8, 16, 32, 64, 128),
-        seed=tuple(range(8)),
-        constants={**BUILTIN.constants, "max_steps": 100},
-        name="stopped",
-    )
+    sweep = many_trials()
     sweep.write(tmp_path / "sweep.yaml")
-    command = [
-        sys.executable,
-        "-m",
-        "surge_sweeps.cli",
-        "launch",
-        "sweep.yaml",
-        "--project=project",
-        f"--uri={uri}",
-    ]
-    process = subprocess.Popen(
-        command,
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
+    process = start_launch(tmp_path, uri)
     _wait_for_a_result(uri, process)
     process.send_signal(how)
     output, _ = process.communicate(timeout=60)
@@ -126,6 +106,37 @@ def test_a_stopped_launch_loses_nothing_and_the_next_one_finishes(
     assert result.missing == 0
     curves = collect("project", tracker="mlflow", uri=uri).results()
     assert sorted(curves.runs["trial_id"]) == sorted(trial.trial_id for trial in sweep.trials())
+
+
+def many_trials() -> Sweep:
+    """Enough of them that a launch can be stopped between the first result and the last."""
+    return Sweep(
+        lr=BUILTIN.lr,
+        batch_size=(4, 8, 16, 32, 64, 128),
+        seed=tuple(range(8)),
+        constants={**BUILTIN.constants, "max_steps": 100},
+        name="stopped",
+    )
+
+
+def start_launch(folder: Path, uri: str) -> subprocess.Popen[str]:
+    """`surge-sweep launch` of the folder's sweep.yaml in a process group of its own."""
+    return subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "surge_sweeps.cli",
+            "launch",
+            "sweep.yaml",
+            "--project=project",
+            f"--uri={uri}",
+        ],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
 
 
 def _wait_for_a_result(uri: str, process: subprocess.Popen[str]) -> None:
@@ -150,6 +161,42 @@ def _wait_until_the_group_is_gone(group: int) -> None:
         time.sleep(0.1)
     os.killpg(group, signal.SIGKILL)
     pytest.fail("worker processes outlived the launch by 30 s")
+
+
+@pytest.mark.slow
+def test_a_stop_is_heard_while_a_launch_waits_for_a_server_that_is_away(
+    mlflow_server: MlflowServer, tmp_path: Path
+) -> None:
+    sweep = replace(many_trials(), batch_size=(64, 128))
+    sweep.write(tmp_path / "sweep.yaml")
+    process = start_launch(tmp_path, mlflow_server.uri)
+    _wait_for_a_result(mlflow_server.store, process)
+    mlflow_server.kill()
+    lines = []
+    for line in process.stdout or ():
+        lines.append(line)
+        if "trying again" in line:
+            break
+    time.sleep(1)  # it waits by now
+    process.send_signal(signal.SIGINT)
+    asked = time.monotonic()
+    output, _ = process.communicate(timeout=60)
+    waited_s = time.monotonic() - asked
+    output = " ".join(("".join(lines) + output).split())
+    assert process.returncode == 130, output
+    assert waited_s < 15  # of two minutes
+    assert re.search(
+        r"stopped\. 48 trials: .*\d+ missing\. The MLflow store http\S+ could not be used: its", output
+    )
+    assert "What was written is kept; call the same command again" in output
+    assert "Traceback" not in output
+    _wait_until_the_group_is_gone(process.pid)
+    mlflow_server.start()
+    assert launch(sweep, mlflow_server.uri).missing == 0
+    curves = collect("project", tracker="mlflow", uri=mlflow_server.uri)
+    # A server that is killed may leave a run with its parameters and no point.
+    assert all("(crashed) has logged no" in problem.what for problem in curves.problems)
+    assert sorted(curves.results().runs["trial_id"]) == sorted(trial.trial_id for trial in sweep.trials())
 
 
 def test_own_script_logs_into_its_trials_run(uri: str, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from surge_sweeps.curves import Status
 from surge_sweeps.extras import require
 from surge_sweeps.trackers.mlflow.client import connect, search_all_runs, store_errors
 from surge_sweeps.trackers.mlflow.file import FileGuard
-from surge_sweeps.trackers.mlflow.patience import keep_trying
+from surge_sweeps.trackers.mlflow.patience import keep_trying, wait_it_out
 from surge_sweeps.trackers.mlflow.record import TAG_CREATED, TAG_STATUS, mlflow_status
 from surge_sweeps.trackers.mlflow.runs import unknown_experiment
 
@@ -38,6 +38,8 @@ class OpenExperiment:
     def __init__(self, uri: str, project: str) -> None:
         self.uri = uri
         self.project = project
+        #: Whether a store that is away is not to be waited for any longer.
+        self.is_given_up: Callable[[], bool] = wait_it_out
 
     @property
     def is_server(self) -> bool:
@@ -162,7 +164,7 @@ class OpenExperiment:
             # A database that is away from the start is an error at once, as a server is that nothing listens for.
             with store_errors(self.uri, doing):
                 self._guard.check()
-        return keep_trying(self.uri, attempt, patience_s)
+        return keep_trying(self.uri, attempt, patience_s, self.is_given_up)
 
     @cached_property
     def _client(self) -> Any:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
@@ -26,6 +27,7 @@ PATIENCE_S = 120.0
 
 _SHORTEST_WAIT_S = 0.5
 _LONGEST_WAIT_S = 5.0
+_LOOK_S = 0.2
 _RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
 #: What a server, or a proxy before it, answers while it cannot work.
 _PASSING_STATUS = (408, 429, 500, 502, 503, 504)
@@ -40,12 +42,23 @@ _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 
-def keep_trying(uri: str, work: Callable[[], _T], patience_s: float | None = None) -> _T:
+def wait_it_out() -> bool:
+    """Nobody asks to give up."""
+    return False
+
+
+def keep_trying(
+    uri: str,
+    work: Callable[[], _T],
+    patience_s: float | None = None,
+    is_given_up: Callable[[], bool] = wait_it_out,
+) -> _T:
     """Call `work`, again and again while the store is away, and return what it returns.
 
     Args:
         uri: the store. work: raises `TrackerError` from the store's own error; what it does may be done twice.
         patience_s: seconds until it is given up; None: `PATIENCE_S`; 0: a single attempt.
+        is_given_up: asked a few times a second while it waits; once true, it waits no longer.
 
     Raises:
         TrackerError: the store stayed away, or an error that waiting does not mend.
@@ -65,7 +78,8 @@ def keep_trying(uri: str, work: Callable[[], _T], patience_s: float | None = Non
     retry = tenacity.Retrying(
         retry=tenacity.retry_if_exception(may_pass),
         wait=tenacity.wait_random_exponential(_SHORTEST_WAIT_S, max=_LONGEST_WAIT_S),
-        stop=tenacity.stop_after_delay(limit_s),
+        stop=tenacity.stop_any(tenacity.stop_after_delay(limit_s), lambda _state: is_given_up()),
+        sleep=lambda seconds: _sleep(seconds, is_given_up),
         before_sleep=tell,
     )
     with _single_attempts():
@@ -73,11 +87,17 @@ def keep_trying(uri: str, work: Callable[[], _T], patience_s: float | None = Non
             return retry(work)
         except tenacity.RetryError as error:
             last = error.last_attempt.exception()
-            waited = f" for {limit_s:.0f} s" if limit_s else ""
+            waited = f" for {limit_s:.0f} s" if limit_s and not is_given_up() else ""
             raise TrackerError(
                 f"the MLflow store {display_uri(uri)} could not be used{waited}: {_reason(last)}.",
                 _SERVER_HINT if uri.startswith("http") else _DATABASE_HINT,
             ) from (last and last.__cause__)
+
+
+def _sleep(seconds: float, is_given_up: Callable[[], bool]) -> None:
+    until_s = time.monotonic() + seconds
+    while (left_s := until_s - time.monotonic()) > 0 and not is_given_up():
+        time.sleep(min(_LOOK_S, left_s))
 
 
 def may_pass(error: BaseException | None) -> bool:

@@ -6,7 +6,7 @@ and the last thing written: a run without it was cut off, and `close_stale` says
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -162,6 +162,10 @@ class MlflowTracker:
                     future.result()
             finally:
                 pool.shutdown(cancel_futures=True)
+
+    def give_up_when(self, is_given_up: Callable[[], bool]) -> None:
+        """See `Tracker.give_up_when`; a call that waits then raises `TrackerError`."""
+        self._experiment.is_given_up = is_given_up
 
     def close(self) -> None:
         """End the runs that are still open, without a status, and the parents that were running.

@@ -7,7 +7,7 @@ A trial's status is a key of its run's summary and the last thing written: a run
 from __future__ import annotations
 
 import atexit
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -143,6 +143,9 @@ class WandbTracker:
             finally:
                 pool.shutdown(cancel_futures=True)
         self._confirm(self._project.path, written)
+
+    def give_up_when(self, is_given_up: Callable[[], bool]) -> None:
+        """Changes nothing: how long a server that is away is waited for is up to W&B's own client."""
 
     def close(self) -> None:
         """End the runs that are still open, without a status. A second call does nothing."""
