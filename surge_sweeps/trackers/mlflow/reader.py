@@ -16,6 +16,7 @@ from surge_sweeps.trackers.assemble import Origin, SeriesSource, assemble
 from surge_sweeps.trackers.base import ReadOptions
 from surge_sweeps.trackers.joined import JoinedByStep
 from surge_sweeps.trackers.mlflow.database.opening import is_database, open_database
+from surge_sweeps.trackers.mlflow.runs import is_empty_trial
 from surge_sweeps.trackers.mlflow.uri import absolute_uri, display_uri, resolve_uri, sqlite_path
 from surge_sweeps.trackers.stored_runs import StoredRun
 
@@ -52,8 +53,9 @@ class MlflowReader:
     def collect(self, project: str, options: ReadOptions) -> LossCurves:
         """Read an experiment, written by this tool or by any program that logs flat runs.
 
-        Parameters become typed columns. Runs that cannot be used are named in `problems`. An experiment without runs
-        gives an empty table.
+        Parameters become typed columns. Runs that cannot be used are named in `problems`, but for trials of ours that
+        were killed before they had parameters: those are merely missing. An experiment without runs gives an empty
+        table.
 
         Raises:
             TrackerError: the store is not there, cannot be read, or holds the experiment as deleted.
@@ -66,7 +68,8 @@ class MlflowReader:
             origin = Origin(
                 project, f"mlflow {display_uri(self._uri)}", ("mlflow", identity, str(number)), own_step=True
             )
-            return assemble(store.runs(number), JoinedByStep(store), origin, options)
+            runs = [run for run in store.runs(number) if not is_empty_trial(run)]
+            return assemble(runs, JoinedByStep(store), origin, options)
 
     @contextmanager
     def _open(self) -> Iterator[MlflowStore]:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from surge_sweeps.curve_cache import Series
-from surge_sweeps.curves import Status
+from surge_sweeps.curves import RESULT_STATUSES, Status
 from surge_sweeps.errors import SurgeError, TrackerError, UnknownNameError
 from surge_sweeps.trackers.mlflow.record import (
     TAG_PARENT,
@@ -65,6 +65,18 @@ def make_run(
         metrics,
         parent=tags.get(TAG_PARENT),
     )
+
+
+def is_empty_trial(run: StoredRun) -> bool:
+    """Whether it is a trial of ours without a result and without parameters, as one is that was killed at its start.
+
+    >>> is_empty_trial(make_run("a", "RUNNING", 0, None, {}, {"surge.trial_id": "t1", "surge.status": "crashed"}, {}))
+    True
+    >>> is_empty_trial(make_run("a", "FAILED", 0, 1, {}, {}, {}))
+    False
+    """
+    is_trial = "trial_id" in run.params and run.params.keys() <= _FROM_TAGS.keys()
+    return is_trial and run.status not in RESULT_STATUSES
 
 
 def restore_infinities(value: NDArray[np.float64]) -> NDArray[np.float64]:
