@@ -512,8 +512,8 @@ def test_a_learning_rate_that_changes_within_a_run_is_no_sweep(tmp_path: Path) -
 
 
 def test_options_of_tables_do_not_go_with_an_experiment() -> None:
-    with pytest.raises(SurgeError, match="no table, and --group-by, --step-column only go with one"):
-        ss.collect("digits", group_by=["optimizer"], step="step")
+    with pytest.raises(SurgeError, match="no table, and --gain-column, --group-by only go with one"):
+        ss.collect("digits", group_by=["optimizer"], gain="gain", step="step")
 
 
 def test_a_table_is_called_by_its_stem(tmp_path: Path) -> None:
