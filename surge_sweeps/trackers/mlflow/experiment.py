@@ -134,8 +134,14 @@ class OpenExperiment:
         def remove() -> None:
             there = self._client.get_run(run_id).data.tags
             for tag in tags:
-                if tag in there:
+                if tag not in there:
+                    continue
+                try:
                     self._client.delete_tag(run_id, tag)
+                except require("mlflow.exceptions", "mlflow").MlflowException as error:
+                    # Another process was faster.
+                    if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                        raise
 
         self._call(remove)
 

@@ -27,6 +27,8 @@ TAG_PARENT = "mlflow.parentRunId"
 TAG_CREATED = "surge.created"
 #: Set while a run that made room waits to go on.
 TAG_PREEMPTED = "surge.preempted"
+#: Which process went on with a run last.
+TAG_CLAIM = "surge.claim"
 
 #: Metrics of one point that a trial with a result has: axes, sorting and filters of MLflow's charts take metrics only.
 AXIS_LR = "hp/log10_lr"

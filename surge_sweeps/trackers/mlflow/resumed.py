@@ -3,6 +3,7 @@
 Which run that is: the one that MLFLOW_RUN_ID names, which is MLflow's own way to say it, and which a scheduler may set
 to a run of any kind; else the newest run of the same trial that this tool left as one that made room. A run whose
 process was killed is not taken up by itself, since nothing tells it from one that is still being written elsewhere.
+Processes that are started for one trial at the same time do not share its run, see `claim`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from surge_sweeps.errors import TrackerError
 from surge_sweeps.trackers.base import Scalar
 from surge_sweeps.trackers.mlflow.artifact import HistoryArtifacts
 from surge_sweeps.trackers.mlflow.buffer import BufferedRun
+from surge_sweeps.trackers.mlflow.claim import check_free, claim
 from surge_sweeps.trackers.mlflow.client import quoted
 from surge_sweeps.trackers.mlflow.experiment import OpenExperiment
 from surge_sweeps.trackers.mlflow.record import (
@@ -83,24 +85,32 @@ def open_resumable(
     """The run to go on with, or a new one where there is none; its parameters are written.
 
     Raises:
-        TrackerError: MLFLOW_RUN_ID names a run that has a result, or is not this trial's, or is not there.
+        TrackerError: MLFLOW_RUN_ID names a run that has a result, or is not this trial's, or is not there; or another
+            process goes on with the run.
     """
     params = params_text(config, trial_id, None)
     given = os.environ.get(RUN_ID_VARIABLE)
-    run = _given_run(experiment, given) if given else _preempted_run(experiment, trial_id)
+
+    def find() -> Any | None:
+        run = _given_run(experiment, given) if given else _preempted_run(experiment, trial_id)
+        if run is not None:
+            _check_params(str(run.info.run_id), run.data.params, _of_run(run, params))
+        return run
+
+    def take(run: Any) -> None:
+        experiment.set_running(run.info.run_id)
+        experiment.remove_tags(run.info.run_id, [TAG_PREEMPTED, TAG_STATUS])
+
+    run = claim(experiment, find, take)
     if run is None:
         tags = {TAG_KIND: "trial", TAG_TRIAL_ID: trial_id}
         run = experiment.create_run(tags, run_name(config, trial_id))
         experiment.write_batch(run.info.run_id, [], params)
         return ResumedRun(experiment, run, config, artifacts, ended, {})
     run_id = str(run.info.run_id)
-    # A run that a launcher made has its trial's id, which may be of more parameters than this process was told of.
-    params["trial_id"] = run.data.tags.get(TAG_TRIAL_ID, trial_id)
-    _check_params(run_id, run.data.params, params)
+    params = _of_run(run, params)
     missing = {name: text for name, text in params.items() if name not in run.data.params}
     tags = {TAG_KIND: "trial", TAG_TRIAL_ID: params["trial_id"]}
-    experiment.set_running(run_id)
-    experiment.remove_tags(run_id, [TAG_PREEMPTED, TAG_STATUS])
     experiment.write_batch(run_id, [], missing, tags)
     # The public dictionary of newest values lacks their steps.
     logged = {point.key: int(point.step) for point in run.data._metric_objs or []}
@@ -126,12 +136,17 @@ def _given_run(experiment: OpenExperiment, run_id: str) -> Any:
 
 
 def _preempted_run(experiment: OpenExperiment, trial_id: str) -> Any | None:
-    found = experiment.search(
-        f"tags.`{TAG_KIND}` = 'trial' AND tags.`{TAG_TRIAL_ID}` = {quoted(trial_id)} "
-        f"AND tags.`{TAG_PREEMPTED}` = 'yes'"
-    )
+    found = experiment.search(f"tags.`{TAG_KIND}` = 'trial' AND tags.`{TAG_TRIAL_ID}` = {quoted(trial_id)}")
     own = [run for run in found if TAG_STATUS not in run.data.tags and TAG_SWEEP_ID not in run.data.tags]
-    return own[-1] if own else None
+    for run in own:
+        check_free(run)
+    left = [run for run in own if run.data.tags.get(TAG_PREEMPTED) == "yes"]
+    return left[-1] if left else None
+
+
+def _of_run(run: Any, params: Mapping[str, str]) -> dict[str, str]:
+    """The parameters with the trial's id as a launcher gave it, maybe of more of them than this process was told."""
+    return {**params, "trial_id": run.data.tags.get(TAG_TRIAL_ID, params["trial_id"])}
 
 
 def _check_params(run_id: str, theirs: Mapping[str, str], ours: Mapping[str, str]) -> None:
