@@ -15,11 +15,11 @@ from typing import cast
 import numpy as np
 import pandas as pd
 
-from surge_sweeps.counting import counted
 from surge_sweeps.errors import SurgeError
 from surge_sweeps.fitting.result import GroupFit, ScheduleRecord, SurgeFit, TargetFit
 from surge_sweeps.report.cards import families_of, scale_interval
 from surge_sweeps.report.families import has_rates, target_label
+from surge_sweeps.report.headline import headline_of
 from surge_sweeps.report.markdown import first_screens, markdown_table, plain
 from surge_sweeps.report.numbers import loss_text
 from surge_sweeps.report.page import report_info
@@ -95,17 +95,6 @@ def key_results(fit: SurgeFit) -> dict[str, Scalar]:
         for part, target in targets:
             found.update(_of_target(f"{place}/{part}", target, group))
     return found
-
-
-def headline_of(info: ReportInfo) -> str:
-    """The recommendation, one line of Markdown; of several groups, that of the first one that has one."""
-    if not info.groups:
-        return plain(f"No result. {info.empty}")
-    first = next((group for group in info.groups if group.advised), info.groups[0])
-    others = len(info.groups) - 1
-    label = f"{first.label}: " if others else ""
-    more = f" ({counted(others, 'more group')} below.)" if others else ""
-    return plain(f"{label}{first.recommendation}{more}")
 
 
 def curves_of(fit: SurgeFit) -> dict[str, tuple[tuple[int, float], ...]]:

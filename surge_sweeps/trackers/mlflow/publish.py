@@ -78,9 +78,10 @@ class Published:
 
 
 class _Home(NamedTuple):
-    """The experiment's id, the run that holds the publication if there is one, and runs that held it before."""
+    """The experiment's id and place of artifacts, the run of the publication if there is one, and its earlier runs."""
 
     experiment_id: str
+    location: str
     run: Any
     earlier: list[Any]
 
@@ -102,7 +103,7 @@ def check_publishing(experiment: str, uri: str | None = None) -> None:
     client = connect(uri)
     with store_errors(uri, "opened", _HINT):
         found = _experiment(client, experiment)
-        check_artifact_place(uri, f"{found.artifact_location}/run/artifacts")
+        check_artifact_place(uri, found.artifact_location)
 
 
 def publish(experiment: str, publication: Publication, uri: str | None = None) -> Published:
@@ -137,9 +138,10 @@ def _publish(client: Any, experiment: str, publication: Publication, uri: str) -
     if run is not None and run.data.tags.get(TAG_FINGERPRINT) == mark and not home.earlier:
         return _published(run, False)
     if run is None:
+        check_artifact_place(uri, home.location)
         tags = {TAG_KIND: "report", TAG_SCOPE: scope}
         run = client.create_run(home.experiment_id, tags=tags, run_name=RUN_NAME)
-    check_artifact_place(uri, run.info.artifact_uri)
+    check_artifact_place(uri, run.info.artifact_uri.rpartition(f"/{run.info.run_id}/")[0])
     left, no_views = _write(client, run, publication, scope, mark)
     for one in home.earlier:
         _withdraw(client, one, _link(run))
@@ -158,7 +160,8 @@ def _experiment(client: Any, name: str) -> Any:
 
 def _find(client: Any, experiment: str, scope: str) -> _Home:
     """Where a publication goes: one sweep's parent run, where there is just one; else the run of an earlier one."""
-    number = str(_experiment(client, experiment).experiment_id)
+    home = _experiment(client, experiment)
+    number = str(home.experiment_id)
     holders = list(search_all_runs(client, number, f"tags.`{TAG_SCOPE}` = '{scope}'"))
     reports = [run for run in holders if run.data.tags.get(TAG_KIND) == "report"]
     found = reports[0] if reports else None
@@ -166,7 +169,7 @@ def _find(client: Any, experiment: str, scope: str) -> _Home:
         sweeps = list(search_all_runs(client, number, f"tags.`{TAG_KIND}` = 'sweep'"))
         found = sweeps[0] if len(sweeps) == 1 else found
     kept = None if found is None else found.info.run_id
-    return _Home(number, found, [run for run in holders if run.info.run_id != kept])
+    return _Home(number, home.artifact_location, found, [run for run in holders if run.info.run_id != kept])
 
 
 def _write(

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import math
+import sqlite3
 import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -18,6 +20,7 @@ from surge_sweeps.errors import TrackerError
 from surge_sweeps.extras import require
 from surge_sweeps.trackers.base import Scalar
 from surge_sweeps.trackers.mlflow.note import FIGURES, FOLDER
+from surge_sweeps.trackers.mlflow.uri import sqlite_path
 from surge_sweeps.trackers.publication import Publication, PublishedTable
 
 TABLES = f"{FOLDER}/tables"
@@ -25,6 +28,14 @@ TABLES = f"{FOLDER}/tables"
 TABLES_TAG = "mlflow.loggedArtifacts"
 #: Of numbers in tables; the files hold all of them.
 _DIGITS = 5
+#: Files that are looked into around a folder of artifacts.
+_MOST_STORES = 20
+_MOVE = (
+    "For a store that was moved or copied, write the new place into its columns experiments.artifact_location and"
+    " runs.artifact_uri."
+)
+#: Columns that are looked for, in front: the UI has room for four or five before it scrolls.
+_FIRST = ("group", "loss", "batch_size", "lr")
 
 
 def artifacts_of(publication: Publication) -> dict[str, bytes]:
@@ -91,25 +102,66 @@ def tables_tag(earlier: str, artifacts: Mapping[str, bytes]) -> str:
     return json.dumps([*others, *ours])
 
 
-def check_artifact_place(tracking_uri: str, artifact_uri: str) -> None:
-    """Refuse a server whose artifacts go to a folder that only the server's own host has.
+def check_artifact_place(tracking_uri: str, location: str) -> None:
+    """Refuse artifacts that would be written where nobody sees them, or where they are not this store's.
 
-    MLflow's client would write them into a folder of that name on this machine, where nobody sees them.
+    That is: a server's that go to a folder which only the server's own host has, since MLflow's client would make a
+    folder of that name here; and a store's that was moved or copied, whose experiments still name the old place.
+
+    Args:
+        tracking_uri: of the store. location: of an experiment's artifacts, or of a run's without its last two parts.
 
     Raises:
         TrackerError: with what to do.
     """
-    parts = urlsplit(artifact_uri)
-    if urlsplit(tracking_uri).scheme not in ("http", "https") or parts.scheme not in ("", "file"):
+    parts = urlsplit(location)
+    if parts.scheme not in ("", "file"):
         return
     folder = Path(unquote(parts.path))
-    # ROOT/EXPERIMENT/RUN/artifacts, and the root is made with the first artifact.
-    around = folder.parents[min(3, len(folder.parents) - 1)]
-    if not around.is_dir():
+    if urlsplit(tracking_uri).scheme in ("http", "https"):
+        # ROOT/EXPERIMENT, and the root is made with the first artifact.
+        if not folder.parent.parent.is_dir():
+            raise TrackerError(
+                f"the server keeps artifacts in {str(folder)!r}, a folder of its own host that is not on this machine.",
+                "Start the server with --artifacts-destination, which takes them over HTTP, or publish on its host.",
+            )
+        return
+    store = sqlite_path(tracking_uri)
+    if store is not None and folder.is_relative_to(store.resolve().parent):
+        return
+    if not folder.parent.is_dir() and not folder.is_relative_to(Path.cwd()):
         raise TrackerError(
-            f"the server keeps artifacts in {str(folder)!r}, a folder of its own host that is not on this machine.",
-            "Start the server with --artifacts-destination, which takes them over HTTP, or publish on its host.",
+            f"the experiment keeps its artifacts in {str(folder)!r}, and there is no folder {str(folder.parent)!r}: the"
+            " store was moved or copied, or nothing was stored in it yet.",
+            f"If that is the right place, make that folder. {_MOVE}",
         )
+    original = None if store is None else _original(store, folder, location)
+    if original is not None:
+        raise TrackerError(
+            f"the experiment keeps its artifacts in {str(folder)!r}, as does the same experiment in {str(original)!r}:"
+            " this store looks like a copy of that one.",
+            f"Publish in that store. {_MOVE}",
+        )
+
+
+def _original(store: Path, folder: Path, location: str) -> Path | None:
+    """Another SQLite store, beside a folder of artifacts, that holds the same experiment as this one."""
+    asked = _experiments_at(store, location)
+    for around in (folder.parent, folder.parent.parent):
+        for file in sorted(around.glob("*.db"))[:_MOST_STORES]:
+            if file.resolve() != store.resolve() and asked & _experiments_at(file, location):
+                return file
+    return None
+
+
+def _experiments_at(file: Path, location: str) -> set[tuple[str, int]]:
+    """Names and times of creation of a store's experiments with that place; none in a file that is no store."""
+    query = "SELECT name, creation_time FROM experiments WHERE artifact_location = ?"
+    try:
+        with closing(sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True)) as connection:
+            return set(connection.execute(query, (location,)))
+    except sqlite3.Error:
+        return set()
 
 
 def _files_in(client: Any, run_id: str, folder: str) -> Iterator[str]:
@@ -124,10 +176,13 @@ def _table_json(table: PublishedTable) -> bytes:
     """A table as the UI shows it best: what tells rows apart in front, nothing that is empty, digits to read."""
     columns = [(name, [_shown(row[place]) for row in table.rows]) for place, name in enumerate(table.columns)]
     filled = [(name, values) for name, values in columns if any(value is not None for value in values)]
-    ordered = sorted(filled, key=lambda column: len(set(column[1])) == 1)
+    ordered = sorted(filled, key=lambda column: (len(set(column[1])) == 1, column[0] not in _FIRST))
     found = {
         "columns": [name for name, _ in ordered],
-        "data": list(zip(*(values for _, values in ordered), strict=True)),
+        # The UI would write "null" into the cell.
+        "data": list(
+            zip(*(["" if one is None else one for one in values] for _, values in ordered), strict=True)
+        ),
     }
     return json.dumps(found, allow_nan=False, ensure_ascii=False).encode("utf-8")
 

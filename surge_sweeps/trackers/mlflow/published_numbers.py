@@ -5,7 +5,8 @@ from 0, and the newest one is MLflow's latest value. A point of a curve has its 
 step. Points can be added to a curve and not be moved: a chart would show them at their old and at their new place. So a
 curve that changed goes on under a new name (`..._v2`). What no longer holds gets NaN as its latest value, and MLflow's
 pages then draw no chart of it. Words are tags, which are replaced and removed. What would be a chart each and says
-little alone, such as the ends of intervals, stands in the table of key results.
+little alone, such as the ends of intervals, and single learning rates, which MLflow's bars round to two decimals, stand
+in the table of key results.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from surge_sweeps.trackers.publication import METRIC_PREFIX, is_curve
 #: In front of the tags of results; what follows is the group and what it is.
 RESULT_TAG = "surge.result."
 _ENDS = ("_low", "_high")
+#: MLflow writes two decimals on the bar of a single value: a learning rate of 0.004 would read 0.00.
+_RATE = "_lr"
 _VERSION = re.compile(r"_v\d+$")
 
 
@@ -99,4 +102,4 @@ def _base(curve: str) -> str:
 
 def _is_metric(name: str, value: object) -> bool:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_number and not name.endswith(_ENDS) and name.count("/") > 1
+    return is_number and not name.endswith((*_ENDS, _RATE)) and name.count("/") > 1

@@ -135,7 +135,7 @@ def check_whole(client: MlflowClient, run: str, publication: Publication) -> Non
     for name in shown.keys() & publication.scalars.keys():
         assert shown.pop(name) == publication.scalars[name]
     for name in publication.scalars:
-        is_charted = name.count("/") > 1 and not name.endswith(("_low", "_high"))
+        is_charted = name.count("/") > 1 and not name.endswith(("_low", "_high", "_lr"))
         assert (name in found.data.metrics) == (is_charted and not isinstance(publication.scalars[name], str))
     for name, points in publication.curves.items():
         versions = {one for one in shown if one.startswith(name)}
@@ -496,10 +496,60 @@ def test_checking_makes_no_store(tmp_path: Path) -> None:
 def test_artifacts_in_a_folder_of_another_host_are_refused(tmp_path: Path) -> None:
     """MLflow's client would write into a folder of that name here, where nobody sees it."""
     with pytest.raises(TrackerError, match="--artifacts-destination"):
-        check_artifact_place("http://host:5000", "/no/such/place/mlruns/1/run/artifacts")
-    check_artifact_place("http://host:5000", "mlflow-artifacts:/1/run/artifacts")
-    check_artifact_place("http://host:5000", f"{tmp_path}/mlruns/1/run/artifacts")
-    check_artifact_place("sqlite:///mlflow.db", "/no/such/place/mlruns/1/run/artifacts")
+        check_artifact_place("http://host:5000", "/no/such/place/mlruns/1")
+    check_artifact_place("http://host:5000", "mlflow-artifacts:/1")
+    check_artifact_place("http://host:5000", f"{tmp_path}/mlruns/1")
+
+
+def test_a_store_that_was_moved_writes_nothing_at_its_old_place(
+    tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.mkdir(), new.mkdir()
+    moved = Path(shutil.copy(empty_store, new / "mlflow.db"))
+    client = MlflowClient(f"sqlite:///{moved}")
+    client.create_experiment("digits", artifact_location=str(old / "mlruns" / "1"))
+    run = parent(client)
+    monkeypatch.chdir(new)
+    with pytest.raises(TrackerError, match="was moved or copied") as caught:
+        publish("digits", small(), f"sqlite:///{moved}")
+    assert f"no folder '{old / 'mlruns'}'" in str(caught.value)
+    with pytest.raises(TrackerError, match="was moved or copied"):
+        check_publishing("digits", f"sqlite:///{moved}")
+    assert list(old.iterdir()) == []
+    assert TAG_SCOPE not in client.get_run(run).data.tags
+    # The folder is there: the artifacts stayed where they were.
+    (old / "mlruns").mkdir()
+    publish("digits", small(), f"sqlite:///{moved}")
+    check_whole(client, run, small())
+
+
+def test_a_copy_of_a_store_leaves_the_files_of_the_original_alone(
+    tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.mkdir(), new.mkdir()
+    original = Path(shutil.copy(empty_store, old / "mlflow.db"))
+    client = MlflowClient(f"sqlite:///{original}")
+    client.create_experiment("digits", artifact_location=str(old / "mlruns" / "1"))
+    run = parent(client)
+    publish("digits", small(), f"sqlite:///{original}")
+    before = files(client, run)
+    copy = Path(shutil.copy(original, new / "mlflow.db"))
+    for folder in (new, tmp_path):
+        monkeypatch.chdir(folder)
+        with pytest.raises(TrackerError, match="looks like a copy") as caught:
+            publish("digits", small(2.0), f"sqlite:///{copy}")
+        assert str(original) in str(caught.value)
+    assert files(client, run) == before
+    # Another store whose experiments are kept in the same folder is no copy: its runs have folders of their own.
+    other = MlflowClient(f"sqlite:///{shutil.copy(empty_store, new / 'other.db')}")
+    other.create_experiment("digits", artifact_location=str(old / "mlruns" / "1"))
+    second = parent(other)
+    publish("digits", small(2.0), f"sqlite:///{new / 'other.db'}")
+    check_whole(other, second, small(2.0))
+    assert files(client, run) == before
 
 
 def test_why_there_are_no_views_is_said(uri: str, client: MlflowClient) -> None:

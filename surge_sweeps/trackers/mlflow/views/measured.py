@@ -19,6 +19,8 @@ from surge_sweeps.trackers.mlflow.runs import STORED_INFINITY
 
 #: How many runs a page of MLflow loads at once.
 PAGE_RUNS = 100
+#: Groups that are shown at least: two batch sizes at two learning rates. Fewer say nothing of the grid.
+_FEWEST_GROUPS = 4
 
 #: The parameters whose logarithms our own trials hold.
 _LOGGED = ("lr", "batch_size")
@@ -141,8 +143,8 @@ def whole_groups(trials: Iterable[Trial], limit: int = PAGE_RUNS) -> list[str]:
 
 
 def _thinned(grid: Sequence[list[list[Trial]]], budget: int) -> list[list[list[Trial]]]:
-    """An even part of a grid, of at most `budget` groups."""
-    if budget == 0:
+    """An even part of a grid, of at most `budget` groups; nothing where that would be too few to see the grid."""
+    if budget < _FEWEST_GROUPS:
         return []
     rows = min(len(grid), max(math.isqrt(budget), budget // max(map(len, grid))))
     kept = []
