@@ -118,6 +118,8 @@ def _show(links: ServerLinks, open_: bool) -> None:
     if links.others:
         kind = "other experiment" if links.experiments else "experiment"
         _line(f"  {counted(links.others, kind)} without a sweep or a result of this tool: see that list")
+    elif not links.experiments:
+        _line("  There is none, or none that this user may see.")
     if open_:
         show_address(links.home)
 

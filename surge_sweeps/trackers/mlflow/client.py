@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from surge_sweeps.errors import MissingExtraError, TrackerError
 from surge_sweeps.extras import require
+from surge_sweeps.trackers.mlflow.access import access_error
 from surge_sweeps.trackers.mlflow.asked_again import say_when_asked_again
 from surge_sweeps.trackers.mlflow.file import KEPT_HINT, cut_off_error, prepare_file
 from surge_sweeps.trackers.mlflow.first_opening import one_at_a_time
@@ -128,8 +129,8 @@ def store_errors(
             yield
         except _failures() as error:
             cause = _cause(error, uri).rstrip(".")
-            cut_off = cut_off_error(opened_file, cause) if opened_file else None
-            raise cut_off or TrackerError(
+            known = cut_off_error(opened_file, cause) if opened_file else _not_let_in(error, uri)
+            raise known or TrackerError(
                 f"the MLflow store {display_uri(uri)} could not be {doing}: {cause}.", hint
             ) from error
 
@@ -164,6 +165,17 @@ def _failures() -> tuple[type[Exception], ...]:
         except ModuleNotFoundError:
             continue
     return tuple(failures)
+
+
+def _not_let_in(error: Exception, uri: str) -> TrackerError | None:
+    """The error for a server's refusal to let us in, of which MLflow's client keeps the status."""
+    status = getattr(error, "get_http_status_code", None)
+    if status is None or urlsplit(uri).scheme not in ("http", "https"):
+        return None
+    said = hide_credentials(str(error).replace(uri, display_uri(uri)))
+    # An answer that is no JSON stands in quotes, behind words of MLflow's own.
+    answer = said.partition("Response body: '")[2].rpartition("'")[0] or said
+    return access_error(uri, int(status()), shorten(" ".join(answer.split()), _MESSAGE_LIMIT))
 
 
 def _cause(error: BaseException, uri: str) -> str:

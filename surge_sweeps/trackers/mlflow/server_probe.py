@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from surge_sweeps.errors import TrackerError
+from surge_sweeps.trackers.mlflow.access import HOST_REFUSED, refused_host
+from surge_sweeps.trackers.mlflow.http.connection import Server
 from surge_sweeps.trackers.mlflow.uri import display_uri, probe_server
 
 _TIMEOUT_S = 10.0
 _ANSWER_LIMIT = 2000
-#: In the answer of MLflow's middleware to a name it was not told of; /version answers under any name.
-_HOST_REFUSED = "Invalid Host header"
 
 
 @dataclass(frozen=True)
@@ -34,14 +34,17 @@ class ServerLook:
 def look_at_server(uri: str) -> ServerLook:
     """Ask a server; raises `TrackerError` where nothing answers.
 
-    No credentials are sent: a server looks at the name it is called by before it looks at who calls.
+    Credentials are sent only where it asks for them, with which it may say its version: a server looks at the name it
+    is called by before it looks at who calls.
     """
     probe_server(uri)
     base = display_uri(uri).rstrip("/")
-    _, version = _get(f"{base}/version")
+    asked, version = _get(f"{base}/version")
+    if asked == 401:
+        version = (Server(uri).download("/version") or b"").decode(errors="replace")
     plain = version.strip()
     status, said = _get(f"{base}/ajax-api/2.0/mlflow/metrics/get-history-bulk")
-    refused = status == 403 and _HOST_REFUSED in said
+    refused = status == 403 and HOST_REFUSED in said.lower()
     is_version = 0 < len(plain) < 40 and plain[0].isdigit() and plain.replace(".", "").isalnum()
     return ServerLook(
         plain if is_version else None, (urlsplit(base).hostname or "") if refused else None, status != 404
@@ -53,28 +56,6 @@ def refuse_wrong_host(uri: str) -> None:
     name = look_at_server(uri).refused_host
     if name is not None:
         raise refused_host(name, uri)
-
-
-def refused_host(name: str, uri: str) -> TrackerError:
-    """The error for a server that does not take the name by which the URI calls it."""
-    return TrackerError(
-        f"the MLflow server {display_uri(uri)} refuses the host name {name!r}.", host_remedy(name)
-    )
-
-
-def host_remedy(name: str) -> str:
-    """What whoever runs the server must change; `name`: under which it is to answer.
-
-    >>> print(host_remedy("login01"))
-    Whoever runs it starts it with --allowed-hosts 'login01,login01:*,localhost,localhost:*' (and the names used so far)
-    and --cors-allowed-origins 'http://login01:PORT', without which its pages stay empty. Or reach it under a name that
-    it takes, such as localhost through an SSH tunnel.
-    """
-    return (
-        f"Whoever runs it starts it with --allowed-hosts '{name},{name}:*,localhost,localhost:*' (and the names used"
-        f" so far) and --cors-allowed-origins 'http://{name}:PORT', without which its pages stay empty. Or reach it"
-        " under a name that it takes, such as localhost through an SSH tunnel."
-    )
 
 
 def _get(url: str) -> tuple[int, str]:

@@ -409,7 +409,7 @@ REFUSAL = json.dumps({"error_code": "PERMISSION_DENIED", "message": "no READ for
     ("answer", "said"),
     [
         (Answer(401, b"You are not authenticated"), "MLFLOW_TRACKING_USERNAME"),
-        (Answer(403, REFUSAL, JSON), "does not let this user read there: no READ for you"),
+        (Answer(403, REFUSAL, JSON), "does not let this user do that: no READ for you"),
         (Answer(404, b"<html>nginx</html>", HTML), "no MLflow server answers"),
         (Answer(200, b"<html>Please log in</html>", HTML), "is no MLflow server: it sent text/html"),
         (Answer(200, b"[]", JSON), "is no MLflow server"),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from importlib import metadata
 
+from surge_sweeps.trackers.mlflow.access import host_remedy
 from surge_sweeps.trackers.mlflow.doctor.finding import Finding
-from surge_sweeps.trackers.mlflow.server_probe import ServerLook, host_remedy
+from surge_sweeps.trackers.mlflow.server_probe import ServerLook
 from surge_sweeps.trackers.mlflow.uri import display_uri
 
 

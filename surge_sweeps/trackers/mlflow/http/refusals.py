@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 from typing import Any
-from urllib.parse import urlsplit
 
 from surge_sweeps.errors import TrackerError
 from surge_sweeps.extras import require
+from surge_sweeps.trackers.mlflow.access import access_error
 from surge_sweeps.trackers.mlflow.client import shorten
-from surge_sweeps.trackers.mlflow.server_probe import refused_host
 from surge_sweeps.trackers.mlflow.uri import display_uri, hide_credentials
 
 _TEXT_LIMIT = 200
@@ -18,10 +17,6 @@ _ADDRESS_HINT = (
     "Give the address under which MLflow's own pages open in a browser, with its path if it has one"
     " (MLFLOW_TRACKING_URI)."
 )
-_CREDENTIALS_HINT = (
-    "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, as its administrator gave"
-    " them; then call the same command again."
-)
 _LATER_HINT = "See that it runs, or wait a little; then call the same command again."
 
 
@@ -29,19 +24,8 @@ def refusal(response: Any, uri: str) -> TrackerError:
     """The error for an answer that is no success."""
     shown, status = display_uri(uri), int(response.status_code)
     text = answer_text(response)
-    if status == 401:
-        return TrackerError(
-            f"the MLflow server {shown} does not accept the credentials given, or none were.",
-            _CREDENTIALS_HINT,
-        )
-    if status == 403 and "host header" in text.lower():
-        return refused_host(urlsplit(uri).hostname or "", uri)
-    if status == 403:
-        return TrackerError(
-            f"the MLflow server {shown} does not let this user read there{_said(text)}.",
-            "Ask its administrator for the permission to read, or see whose credentials are set"
-            " (MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_TOKEN).",
-        )
+    if (error := access_error(uri, status, shorten(text, _TEXT_LIMIT) if text else "")) is not None:
+        return error
     if status in _BUSY:
         wait = response.headers.get("Retry-After", "").strip()
         asked = f" and asks to wait {shorten(wait, 40)}{' s' if wait.isdigit() else ''}" if wait else ""
