@@ -35,9 +35,13 @@ class Postgres:
     """A running cluster that takes connections with a password alone; a context manager.
 
     `database` gives each test an MLflow store of its own: a copy of one that MLflow has made once.
+
+    Args:
+        keeps_commits: what was committed outlives a crash of the server, as in every real one; slower.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, keeps_commits: bool = False) -> None:
+        self._keeps_commits = keeps_commits
         self.port = free_port()
         self._folder = Path(tempfile.mkdtemp(prefix="surge-postgres-"))
         self._count = 0
@@ -53,11 +57,13 @@ class Postgres:
             "initdb", "--pgdata", self._data, "--username", USER, "--pwfile", str(password),
             "--auth", "scram-sha-256", "--encoding", "UTF8", "--no-locale", "--no-sync",
         )  # fmt: skip
-        # Nothing here outlives the tests, so nothing has to reach the disk.
+        # Nothing here outlives the tests, so nothing has to reach the disk; the crash of a server, unlike that of its
+        # machine, leaves what is on the way there.
         with (Path(self._data) / "postgresql.conf").open("a") as settings:
             settings.write(
                 f"listen_addresses = '127.0.0.1'\nport = {self.port}\nunix_socket_directories = ''\n"
-                "fsync = off\nsynchronous_commit = off\nfull_page_writes = off\nmax_connections = 200\n"
+                f"fsync = off\nfull_page_writes = off\nmax_connections = 200\n"
+                f"synchronous_commit = {'on' if self._keeps_commits else 'off'}\n"
             )
         self.start()
         return self

@@ -15,7 +15,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
-from mlflow_stores import MlflowServer, Postgres
+from mlflow_stores import MlflowServer, Postgres, postgres_missing
 
 from surge_sweeps.errors import TrackerError
 from surge_sweeps.trackers import collect, open_tracker
@@ -245,6 +245,43 @@ def test_a_restart_of_postgresql_in_mid_sweep_loses_and_doubles_nothing(
     assert "trying again" in caplog.text
     assert "not a secret" not in caplog.text
     assert_whole(postgres_uri, trials=3, steps=3)
+
+
+@pytest.mark.slow
+def test_a_crash_of_postgresql_in_mid_sweep_loses_and_doubles_nothing(
+    record: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    if why := postgres_missing():
+        pytest.skip(why)
+    with Postgres(keeps_commits=True) as crashing:
+        uri = crashing.database()
+        tracker = open_tracker("mlflow", "demo", uri)
+        tracker.open_sweep("s1", "digits", {})
+        run = tracker.start_run("s1", "t0", CONFIG)
+        failures: list[BaseException] = []
+
+        def write() -> None:
+            try:
+                tracker.write_runs(
+                    "s1", [record(f"t{index}", steps=20, seed=index) for index in range(1, 30)]
+                )
+            except TrackerError as error:
+                failures.append(error)
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        for down_s in (0.0, 2.0):
+            time.sleep(0.5)  # in the middle of some transaction
+            with away(lambda: crashing.stop("immediate"), crashing.start, wait_s=down_s):
+                for step in range(10) if down_s == 0.0 else range(10, 20):
+                    run.log(step, {"train/loss": 1.0, "eval/loss": 2.0 / (step + 1)})
+                run.flush()  # type: ignore[attr-defined]
+        run.finish("finished")
+        writer.join()
+        tracker.close()
+        assert failures == []
+        assert "trying again" in caplog.text
+        assert_whole(uri, trials=30, steps=20)
 
 
 LEAVES = """
