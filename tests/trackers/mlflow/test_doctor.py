@@ -24,7 +24,7 @@ from mlflow_stores import MlflowServer
 from surge_sweeps.errors import TrackerError, UnknownNameError
 from surge_sweeps.progress import no_progress
 from surge_sweeps.trackers.base import RunRecord
-from surge_sweeps.trackers.mlflow.doctor import database
+from surge_sweeps.trackers.mlflow.doctor import disk, points
 from surge_sweeps.trackers.mlflow.doctor.examine import examine
 from surge_sweeps.trackers.mlflow.doctor.finding import Finding
 from surge_sweeps.trackers.mlflow.doctor.server import installed_version, server_findings
@@ -188,7 +188,7 @@ def test_a_locked_store_is_said_and_the_finding_stays(
     with closing(sqlite3.connect(database)) as connection:
         connection.execute("DROP INDEX index_metrics_run_uuid_key_step")
     finding = found(uri)["missing-index"]
-    monkeypatch.setattr("surge_sweeps.trackers.mlflow.doctor.database._LOCK_WAIT_S", 0.1)
+    monkeypatch.setattr("surge_sweeps.trackers.mlflow.doctor.writing._LOCK_WAIT_S", 0.1)
     with closing(sqlite3.connect(database, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
         with pytest.raises(TrackerError, match=r"could not be mended: database is locked"):
@@ -266,7 +266,7 @@ def test_a_network_disk_is_said_and_gets_no_wal(
     mounts.write_text(
         f"1 0 0:1 / / rw - ext4 /dev/a rw\n2 1 0:2 / {tmp_path.resolve()} rw - nfs4 server:/home rw\n"
     )
-    monkeypatch.setattr(database, "_MOUNTS", mounts)
+    monkeypatch.setattr(disk, "_MOUNTS", mounts)
     for _ in range(2):
         foreign_run({}, {"loss": [(1, 1.0)]}, status=None, time_ms=now_ms())
     seen = found(uri)
@@ -302,6 +302,19 @@ def test_points_without_steps_twice_at_a_step_and_results_that_contradict(
     assert named("broken-results") == {nan, inf}
     assert named("repeated-trials") == {twice, nan}
     assert named("doubled-points") == {twice}
+
+
+def test_a_look_for_doubled_points_that_took_too_long_says_so(
+    uri: str, foreign_run: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(3):
+        tags = {"surge.kind": "trial", "surge.trial_id": f"t{number}", "surge.status": "finished"}
+        foreign_run({}, {"train/loss": [(1, 2.0), (2, 1.0), (2, 1.5)]}, tags=tags)
+    monkeypatch.setattr(points, "_RUNS_AT_ONCE", 1)
+    monkeypatch.setattr(points, "_LIMIT_S", -1.0)
+    assert "0 of 3 trials were looked at" in found(uri)["doubled-points-unknown"].what
+    monkeypatch.setattr(points, "_LIMIT_S", 60.0)
+    assert "doubled-points-unknown" not in found(uri)
 
 
 def test_postgresql_is_looked_at_and_mended_too(postgres_uri: str) -> None:

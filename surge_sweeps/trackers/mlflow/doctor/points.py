@@ -74,7 +74,7 @@ def _doubled(connection: Any, facts: Sequence[RunFacts]) -> Finding | None:
                     doubled[run] = doubled.get(run, 0) + int(more)
         looked += len(part)
     if not doubled:
-        return None
+        return _not_all_looked_at(looked, len(trials)) if looked < len(trials) else None
     of = f" (of the first {looked:,} trials: the others were not looked at)" if looked < len(trials) else ""
     have = "has" if len(doubled) == 1 else "have"
     return Finding(
@@ -86,6 +86,17 @@ def _doubled(connection: Any, facts: Sequence[RunFacts]) -> Finding | None:
         "Nothing must be done.",
         is_fault=False,
         items=tuple(run.title for run in trials if run.run in doubled),
+    )
+
+
+def _not_all_looked_at(looked: int, trials: int) -> Finding:
+    return Finding(
+        "doubled-points-unknown",
+        f"{looked:,} of {counted(trials, 'trial')} were looked at for points that were logged twice, and have none.",
+        f"This look ends after {_LIMIT_S:.0f} s, so nothing is known of the others. Reports take the newest point of"
+        " each step in any case.",
+        "Nothing must be done.",
+        is_fault=False,
     )
 
 
