@@ -136,7 +136,12 @@ def _publish(client: Any, experiment: str, publication: Publication, uri: str) -
     FileGuard(uri).check_holds(home.experiment_id)
     run = home.run
     if run is not None and run.data.tags.get(TAG_FINGERPRINT) == mark and not home.earlier:
-        return _published(run, False)
+        held = _published(run, False)
+        # They may have been deleted, or show part of the runs while all are counted in the result.
+        views, no_views = _save_views(client, home.experiment_id, publication)
+        if views == held.views:
+            return replace(held, no_views=no_views)
+        # The note links them.
     if run is None:
         check_artifact_place(uri, home.location)
         tags = {TAG_KIND: "report", TAG_SCOPE: scope}

@@ -42,6 +42,7 @@ from surge_sweeps.trackers.mlflow.publish import (
 from surge_sweeps.trackers.mlflow.published_files import TABLES_TAG, check_artifact_place
 from surge_sweeps.trackers.mlflow.published_numbers import result_tags
 from surge_sweeps.trackers.mlflow.reader import MlflowReader
+from surge_sweeps.trackers.mlflow.views import TAG_VIEW
 from surge_sweeps.trackers.publication import Publication, PublishedFigure, PublishedTable, RunNames
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -206,6 +207,32 @@ def test_nothing_is_written_when_nothing_changed(
 
     assert again == replace(first, changed=False)
     assert (rows(database), files(client, run)) == before
+
+
+def test_views_that_were_deleted_come_back_with_a_result_that_did_not_change(
+    uri: str, client: MlflowClient, surge: Study
+) -> None:
+    parent(client)
+    whole = replace(surge.publication, runs=RunNames("eval/loss", "lr", "batch_size", seed="seed"))
+    first = publish("digits", whole, uri)
+    tags = client.get_experiment("1").tags
+    for key in (found := [key for key in tags if key.startswith(TAG_VIEW)]):
+        client.delete_experiment_tag("1", key)
+    assert publish("digits", whole, uri) == replace(first, changed=False)
+    assert [key for key in client.get_experiment("1").tags if key.startswith(TAG_VIEW)] == found
+
+
+def test_views_that_become_possible_later_are_named_in_the_note(
+    uri: str, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = parent(client)
+    names = RunNames("eval/loss", "lr", "batch_size", seed="seed")
+    with monkeypatch.context() as older:
+        older.setattr("surge_sweeps.trackers.mlflow.views.write.supports_views", lambda _version: False)
+        assert "are not saved" in publish("digits", small(runs=names), uri).no_views
+    later = publish("digits", small(runs=names), uri)
+    assert len(later.views) == 2
+    assert later.views[0].fragment in client.get_run(run).data.tags[NOTE_TAG]
 
 
 def test_a_changed_result_takes_the_place_of_the_last(uri: str, client: MlflowClient) -> None:
