@@ -76,6 +76,11 @@ def publish_target(
 
         check_publishing(project, uri)
         return MlflowTarget(project, uri)
+    if place.kind == "mlflow" and options.to is not None and "/" not in options.to:
+        raise SurgeError(
+            f"--publish-to names a W&B project, entity/project, and {options.to!r} has no entity.",
+            f"To publish in the MLflow experiment {project!r} leave it away: --publish alone does that.",
+        )
     target = options.to if options.to is not None else project
     if options.to is None and place.kind != "wandb":
         raise SurgeError(
@@ -100,7 +105,16 @@ def publish_result(
     *,
     quiet: bool,
 ) -> None:
-    """Publish, and say where; `cells` and `paths` as of `write_report`."""
+    """Publish, and say where; `cells` and `paths` as of `write_report`.
+
+    Raises:
+        SurgeError: there is no result, or it cannot be published.
+    """
+    if not fit.groups:
+        raise SurgeError(
+            "nothing was published: the runs gave no result.",
+            "The report lists the problems found. What was published before, if anything, stays as it is.",
+        )
     if isinstance(target, MlflowTarget):
         say(f"Publishing in {target.experiment} ...", quiet=quiet)
         made = publication_of(fit, cells, paths, runs=_run_names(curves, fit), draw=True)

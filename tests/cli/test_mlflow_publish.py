@@ -99,6 +99,7 @@ def test_a_slip_is_a_sentence_before_anything_is_read(call: Call, empty_store: P
     (tmp_path / "runs.csv").write_text("lr,batch_size,loss\n0.1,8,1\n")
     for arguments, said in (
         (["digits", "--publish", "--wandb-page"], "--wandb-page writes a W&B report"),
+        (["digits", "--publish", "--publish-to=digits"], "'digits' has no entity"),
         (["digist", "--publish"], "nearest first: digits"),
         (["runs.csv", "--publish"], "--publish-to entity/project"),
         (["digits", "--publish", "--uri=http://127.0.0.1:1"], "no MLflow server answers"),
@@ -107,6 +108,16 @@ def test_a_slip_is_a_sentence_before_anything_is_read(call: Call, empty_store: P
         assert done.exit_code == 1
         assert said in str(done.exception)
         assert "Collecting" not in done.output
+
+
+def test_no_result_is_not_published(call: Call, empty_store: Path, tmp_path: Path) -> None:
+    client = MlflowClient(f"sqlite:///{shutil.copy(empty_store, tmp_path / 'mlflow.db')}")
+    number = client.create_experiment("digits")
+    done = call("digits", "--publish")
+    assert done.exit_code == 1
+    assert "nothing was published: the runs gave no result" in str(done.exception)
+    assert "Report: " in done.output
+    assert client.search_runs([number]) == []
 
 
 def test_through_a_server_links_are_whole_addresses(call: Call, shared_server: MlflowServer) -> None:

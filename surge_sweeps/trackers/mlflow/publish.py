@@ -49,7 +49,10 @@ TAG_STATE = "surge.published.state"
 TAG_SCOPE = "surge.published.scope"
 TAG_VIEWS = "surge.published.views"
 
-_HINT = "See that the store can be written, then publish again: what arrived is kept, and the rest follows."
+_HINT = (
+    "See that the store and its artifacts can be written, then publish again: what arrived is kept, and the rest"
+    " follows."
+)
 _WHOLE = "all"
 _OWN_TEXT = f"{FOLDER}/earlier_description.md"
 #: Seconds that a store may be away in the middle.

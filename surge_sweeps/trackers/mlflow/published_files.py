@@ -149,7 +149,7 @@ def _original(store: Path, folder: Path, location: str) -> Path | None:
     asked = _experiments_at(store, location)
     for around in (folder.parent, folder.parent.parent):
         for file in sorted(around.glob("*.db"))[:_MOST_STORES]:
-            if file.resolve() != store.resolve() and asked & _experiments_at(file, location):
+            if file.exists() and not file.samefile(store) and asked & _experiments_at(file, location):
                 return file
     return None
 

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import pytest
-from mlflow_stores import MlflowServer
+from mlflow_stores import MlflowServer, Postgres
+from mlflow_stores.postgres import PASSWORD, USER
 
 pytest.importorskip("mlflow")
 
@@ -577,6 +578,27 @@ def test_a_copy_of_a_store_leaves_the_files_of_the_original_alone(
     publish("digits", small(2.0), f"sqlite:///{new / 'other.db'}")
     check_whole(other, second, small(2.0))
     assert files(client, run) == before
+
+
+def test_a_role_that_may_only_read_is_told_so_and_changes_nothing(
+    postgres: Postgres, postgres_uri: str, tmp_path: Path
+) -> None:
+    client = MlflowClient(postgres_uri)
+    client.create_experiment("digits", artifact_location=(tmp_path / "artifacts").as_uri())
+    run = parent(client)
+    before = client.get_run(run).to_dictionary()
+    database = postgres_uri.rpartition("/")[2]
+    psycopg = pytest.importorskip("psycopg")
+    with psycopg.connect(
+        host="127.0.0.1", port=postgres.port, user=USER, password=PASSWORD, dbname=database, autocommit=True
+    ) as connection:
+        connection.execute("CREATE ROLE only_reads LOGIN PASSWORD 'reads'")
+        connection.execute("GRANT SELECT ON ALL TABLES IN SCHEMA public TO only_reads")
+    with pytest.raises(TrackerError, match="permission denied for table") as caught:
+        publish("digits", small(), postgres.address(database, user="only_reads", password="reads"))
+    assert "can be written" in str(caught.value)
+    assert client.get_run(run).to_dictionary() == before
+    assert not (tmp_path / "artifacts").exists()
 
 
 def test_why_there_are_no_views_is_said(uri: str, client: MlflowClient) -> None:

@@ -270,6 +270,13 @@ def test_a_part_of_a_large_grid_is_of_whole_groups() -> None:
     }  # both ends, in the order of numbers
     assert {"8/0", "8/99", "1024/0", "1024/99"} <= chosen
     assert whole_groups([Trial(str(run), 1.0, ("8", "0.1")) for run in range(101)]) == []
+    many = [
+        Trial(f"{size}/{rate}/{seed}", rate, (str(size), str(rate)))
+        for size in (8, 16, 32)
+        for rate in (1, 2, 4)
+        for seed in range(48)
+    ]
+    assert whole_groups(many) == [], "two groups of nine would say nothing of the grid"
 
 
 def test_the_installed_mlflow_is_one_that_was_tried() -> None:
