@@ -176,6 +176,16 @@ def test_a_group_with_a_diverged_run_has_no_mean(sweep: Any, client: MlflowClien
     assert "none diverged" in json.dumps(views["surge-means"].state)
 
 
+def test_means_that_can_no_longer_be_taken_are_removed(sweep: Any, client: MlflowClient) -> None:
+    number = sweep(grid(2, 2, 2))
+    client.set_experiment_tag(number, f"{TAG_VIEW}mine", "my own")
+    write_views(client, number, NAMES)
+    assert f"{TAG_VIEW}surge-means" in client.get_experiment(number).tags
+    write_views(client, number, ViewNames("train/loss", "lr", None, "seed"))
+    left = {name for name in client.get_experiment(number).tags if name.startswith(TAG_VIEW)}
+    assert left == {f"{TAG_VIEW}mine", f"{TAG_VIEW}surge-trials"}
+
+
 def test_a_run_that_did_not_end_is_in_no_mean(
     foreign_run: ForeignRun, client: MlflowClient, project: str
 ) -> None:

@@ -44,7 +44,7 @@ _VERSION_TIMEOUT_S = 10
 def write_views(client: Any, experiment_id: str, names: ViewNames) -> list[View]:
     """Save the views of an experiment's runs: the trials, best first; and, where it can be taken, the mean over seeds.
 
-    A second call writes only what changed, under the same keys.
+    A second call writes only what changed, under the same keys, and removes means that can no longer be taken.
 
     Args:
         client: an `MlflowClient`. experiment_id: where the views go. names: what the runs call what is shown.
@@ -84,6 +84,11 @@ def write_views(client: Any, experiment_id: str, names: ViewNames) -> list[View]
             with store_errors(client.tracking_uri, "written", _HINT):
                 client.set_experiment_tag(experiment_id, TAG_VIEW + view.key, view_tag(saved))
         views.append(view)
+    # Means that can no longer be taken would be of runs that no longer stand for the grid.
+    means = _view(experiment_id, names, "means", "").key
+    if TAG_VIEW + means in tags and means not in {view.key for view in views}:
+        with store_errors(client.tracking_uri, "written", _HINT):
+            client.delete_experiment_tag(experiment_id, TAG_VIEW + means)
     return views
 
 
