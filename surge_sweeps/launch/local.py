@@ -32,7 +32,7 @@ from surge_sweeps.trackers.base import RunRecord, Tracker
 #: Bounds what a kill can lose and how long a pack runs before the progress bar moves.
 TRIALS_PER_PACK = 96
 
-_AGAIN = "What was written is kept; call the same command again to run the missing trials."
+_AGAIN = "Call the same command again to run the missing trials."
 
 
 class LocalLauncher:
@@ -73,7 +73,8 @@ class LocalLauncher:
                     raise
                 # The store was away when the user stopped waiting for it.
                 raise Interrupted(
-                    f"stopped. {result.summary()}. {error.what[:1].upper()}{error.what[1:]}", _AGAIN
+                    f"stopped. {result.summary()}. {error.what[:1].upper()}{error.what[1:]}",
+                    f"What was written is kept. {_AGAIN}",
                 ) from error
         return result
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -50,9 +51,16 @@ with mlflow.start_run():
 
 
 @pytest.fixture
-def uri(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def new_uri(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A store that is not there yet, which MLflow takes seconds to make."""
     monkeypatch.chdir(tmp_path)
     return f"sqlite:///{tmp_path / 'mlflow.db'}"
+
+
+@pytest.fixture
+def uri(new_uri: str, empty_store: Path, tmp_path: Path) -> str:
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    return new_uri
 
 
 def launch(sweep: Sweep, uri: str, agents: int = 2) -> LaunchResult:
@@ -72,7 +80,8 @@ def statuses(uri: str) -> Mapping[str, int]:
     return dict(rows)
 
 
-def test_every_trial_ends_once_and_a_second_launch_runs_nothing(uri: str) -> None:
+def test_every_trial_ends_once_and_a_second_launch_runs_nothing(new_uri: str) -> None:
+    uri = new_uri
     first = launch(BUILTIN, uri)
     assert (first.planned, first.ended["finished"], first.missing) == (12, 12, 0)
     again = launch(BUILTIN, uri)
@@ -188,7 +197,7 @@ def test_a_stop_is_heard_while_a_launch_waits_for_a_server_that_is_away(
     assert re.search(
         r"stopped\. 48 trials: .*\d+ missing\. The MLflow store http\S+ could not be used: its", output
     )
-    assert "What was written is kept; call the same command again" in output
+    assert "What was written is kept. Call the same command again" in output
     assert "Traceback" not in output
     _wait_until_the_group_is_gone(process.pid)
     mlflow_server.start()
@@ -268,13 +277,13 @@ def test_a_script_that_logs_another_metric_is_told_so(uri: str, tmp_path: Path) 
     assert "val_loss" in next(iter(result.failures.values()))
 
 
-def test_what_cannot_run_is_refused_before_anything_is_written(uri: str, tmp_path: Path) -> None:
+def test_what_cannot_run_is_refused_before_anything_is_written(new_uri: str, tmp_path: Path) -> None:
     missing = Sweep(lr=(0.1,), batch_size=(8,), seed=(0,), command=SCRIPT_COMMAND, program="none.py")
     with pytest.raises(SurgeError, match=r"'none.py', which is not there"):
-        launch(missing, uri)
+        launch(missing, new_uri)
     wrong = replace(BUILTIN, constants={"workload": "digitz", "max_steps": 5})
     with pytest.raises(UnknownNameError, match="Valid: digits"):
-        launch(wrong, uri)
+        launch(wrong, new_uri)
     assert not list(tmp_path.glob("mlflow.db*"))
 
 
