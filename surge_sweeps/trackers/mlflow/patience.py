@@ -75,10 +75,11 @@ def keep_trying(
                 limit_s,
             )
 
+    is_late = tenacity.stop_after_delay(limit_s)
     retry = tenacity.Retrying(
         retry=tenacity.retry_if_exception(may_pass),
         wait=tenacity.wait_random_exponential(_SHORTEST_WAIT_S, max=_LONGEST_WAIT_S),
-        stop=tenacity.stop_any(tenacity.stop_after_delay(limit_s), lambda _state: is_given_up()),
+        stop=lambda state: is_late(state) or is_given_up(),
         sleep=lambda seconds: _sleep(seconds, is_given_up),
         before_sleep=tell,
     )
