@@ -15,11 +15,10 @@ from surge_sweeps.curve_cache import Series
 from surge_sweeps.curves import Problem
 from surge_sweeps.errors import SurgeError
 from surge_sweeps.trackers.naming.names import ReadNames
+from surge_sweeps.trackers.rewinds import left_behind_by_time, left_behind_in_log_order
 
 #: Nearer than this to a whole step is one: a product of floats is seldom exact.
 _WHOLE = 1e-6
-#: A step that falls more often than once in so many points was not logged by training that is resumed now and then.
-_POINTS_A_RESUME = 4
 
 
 class Kind(IntEnum):
@@ -65,8 +64,8 @@ class Placing:
 
     Attributes:
         names: what is read, and by which axis.
-        in_order: series come in the order in which they were logged; else the points' times tell it. A step below an
-            earlier one says that the run was resumed there.
+        in_order: series come in the order in which they were logged, and a step below an earlier one says that the
+            run was resumed there; else the points' times tell it, as far as they do: see `rewinds`.
     """
 
     names: ReadNames
@@ -214,10 +213,10 @@ class Placing:
         index = np.flatnonzero(whole)
         abandoned = np.zeros(len(series.step), dtype=bool)
         if self.in_order:
-            abandoned[index] = _abandoned(run[index], series.step[index])
+            abandoned[index] = left_behind_in_log_order(run[index], series.step[index])
             last: NDArray[np.int64] | NDArray[np.float64] = index
         else:
-            abandoned[index] = _abandoned_by_time(
+            abandoned[index] = _left_behind_by_time(
                 run[index], series.step[index], series.timestamp[index], series.runs, metric, findings
             )
             # A store without an order may give points of one step and time in any.
@@ -266,18 +265,7 @@ def _begins_again(step: NDArray[np.float64]) -> bool:
     return bool((step[1:][falls] <= step[0] + interval).any())
 
 
-def _abandoned(run: NDArray[np.int64], step: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """(n,) which points, in the order logged, have one of a lower step behind them in their run."""
-    found = np.zeros(len(step), dtype=bool)
-    ends = np.flatnonzero(np.diff(run)) + 1
-    for part in np.split(np.arange(len(step)), ends):
-        # The least step from each point on; that of the point itself changes nothing.
-        least = np.minimum.accumulate(step[part][::-1])[::-1]
-        found[part] = step[part] > least
-    return found
-
-
-def _abandoned_by_time(
+def _left_behind_by_time(
     run: NDArray[np.int64],
     step: NDArray[np.float64],
     time: NDArray[np.int64],
@@ -285,21 +273,17 @@ def _abandoned_by_time(
     metric: str,
     findings: Findings,
 ) -> NDArray[np.bool_]:
-    """(n,) like `_abandoned` of points in any order, which their times tell; of one time, the order of the steps.
-
-    A run is resumed now and then. Where the step falls more often than that, times do not tell the order of training,
-    as where checkpoints were evaluated later: then nothing is taken for abandoned.
-    """
+    """(n,) `left_behind_by_time` of many runs, whose points come in any order; what it cannot tell is said."""
     found = np.zeros(len(step), dtype=bool)
     backwards = (run[1:] == run[:-1]) & ((np.diff(time) < 0) | (np.diff(step) < 0))
     for number in np.unique(run[1:][backwards]):
         part = np.arange(*np.searchsorted(run, [number, number + 1]))
         part = part[np.lexsort((step[part], time[part]))]
-        falls = int((np.diff(step[part]) < 0).sum())
-        if falls * _POINTS_A_RESUME <= len(part):
-            found[part] = _abandoned(run[part], step[part])
-        else:
-            what = f"the times of {metric!r} do not tell its order (the step falls {falls} times)"
+        told = left_behind_by_time(step[part])
+        found[part] = told.abandoned
+        if told.undecided:
+            falls = "once" if told.falls == 1 else f"{told.falls:,} times"
+            what = f"the times of {metric!r} do not tell its order (the step falls {falls})"
             what = f"{what}: every step counts, its newest point where there are several"
             findings.add(Kind.NO_ORDER, runs[number], what)
     return found

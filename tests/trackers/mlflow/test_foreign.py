@@ -263,6 +263,16 @@ def test_what_confirms_the_step(
     assert steps(curves) == {tuple(range(41))}
 
 
+@pytest.mark.parametrize("given", [range(0, 100, 5), [*range(0, 96, 5), 99], [1, *range(10, 101, 10)]])
+def test_evenly_spaced_epochs_are_asked_about(
+    sweep: Callable[..., list[str]], uri: str, given: Sequence[int]
+) -> None:
+    sweep(given)
+    with pytest.raises(SurgeError, match=r"counts optimizer steps or epochs: there is a point every (5|10),"):
+        collect("foreign", uri=uri)
+    assert steps(collect("foreign", uri=uri, step="_step")) == {tuple(given)}
+
+
 @pytest.mark.parametrize("params", [{}, {"epochs": 3}])
 def test_a_step_that_nothing_confirms_and_that_leaves_gaps_is_taken_and_said(
     sweep: Callable[..., list[str]], uri: str, params: dict[str, Any]
@@ -312,15 +322,15 @@ def test_one_value_a_trial_is_no_curve_and_it_is_said(foreign_run: Callable[...,
 
 
 class TestResumed:
-    """A run that logged up to step 500, was killed and went on from 400 with other values."""
+    """A run that logged up to step 500, was killed and went on from 400 with other values and half as many points."""
 
     def log(self, client: MlflowClient) -> str:
         run = client.create_run(client.create_experiment("resumed")).info.run_id
         params = {"lr": 0.1, "batch_size": 8, "max_steps": 700}
         client.log_batch(run, params=[Param(key, str(value)) for key, value in params.items()])
-        first = [(step, 10.0 - step / 100) for step in range(50, 450, 50)]
-        abandoned = [(450, 90.0), (500, 80.0)]
-        then = [(step, 5.0 - step / 1000) for step in (425, 525, 600, 700)]
+        first = [(step, 10.0 - step / 100) for step in range(20, 401, 20)]
+        abandoned = [(420, 90.0), (440, 85.0), (460, 80.0), (480, 75.0), (500, 70.0)]
+        then = [(step, 5.0 - step / 1000) for step in range(420, 701, 40)]
         logged = [*first, *abandoned, *then]
         points = [Metric("val_loss", loss, 1_000 * n, step) for n, (step, loss) in enumerate(logged)]
         # In any order: the store's own says nothing.
@@ -339,7 +349,7 @@ class TestResumed:
         )
         run = self.log(MlflowClient(where))
         curves = collect("resumed", uri=where)
-        assert curves.points["step"].tolist() == [*range(50, 401, 50), 425, 525, 600, 700]
+        assert curves.points["step"].tolist() == [*range(20, 401, 20), *range(420, 701, 40)]
         assert curves.points["loss"].max() < 10
         assert "2 points of 'val_loss' left out: the run was resumed at an earlier step" in what(curves, run)
 
