@@ -1,8 +1,8 @@
 """The step that a point carries on MLflow, which the program gave: whether it counts optimizer steps.
 
 Most programs give the epoch, Ray gives the number of reports, a call without `step` gives 0. What contradicts that it
-is the optimizer step is refused. Where nothing tells, the user is asked if the points look like one an epoch, and told
-otherwise.
+is the optimizer step is refused. Where nothing tells, the user is asked if the points lie evenly, as one an epoch or
+one every few epochs does, and told otherwise.
 """
 
 from __future__ import annotations
@@ -71,14 +71,13 @@ class GivenStep:
                 "Log with one: mlflow.log_metric(name, value, step=n). Where a metric beside counts optimizer steps:"
                 " --step-column METRIC.",
             )
-        if (
-            not self.record
-            and not self._finer_than_epochs()
-            and _most(steps, lambda found: bool((np.diff(found) == 1).all()))
-        ):
+        several = [found for found in steps if len(found) > 1]
+        strides = [stride for found in several if (stride := even_stride(found)) is not None]
+        if not self.record and not self._finer_than_epochs() and 2 * len(strides) > len(several):
+            where = "at every single one" if min(strides) == 1 else f"every {min(strides):g}"
             raise SurgeError(
                 f"nothing tells whether the step of {self.loss!r} counts optimizer steps or epochs: there is a point"
-                " at every single one, as where a program gives the epoch.",
+                f" {where}, as where a program gives the epoch.",
                 _HINT,
             )
         what = (
@@ -157,6 +156,23 @@ class GivenStep:
         spread = {round(index) for index in np.linspace(0, len(self.runs) - 1, _LOOKED_AT)}
         parts = self.read([self.runs[index] for index in sorted(spread)], self.loss).split().values()
         return [np.unique(part.step) for part in parts if len(part.step) > 1]
+
+
+def even_stride(steps: NDArray[np.float64]) -> float | None:
+    """How far apart steps lie that lie evenly, as a program that gives the epoch leaves them; else None.
+
+    The first gap or the last may be smaller: many programs log the first epoch or the last besides every so many.
+
+    Args:
+        steps: (n,) rising, n > 1.
+
+    >>> [even_stride(np.array(steps)) for steps in ([0.0, 1, 2], [1.0, 5, 10, 15, 20, 22], [1.0, 2, 4, 8], [1.0, 2, 7])]
+    [1.0, 5.0, None, None]
+    """
+    gaps = np.diff(steps)
+    stride = gaps.max()
+    is_even = bool((gaps[1:-1] == stride).all()) and 2 * np.count_nonzero(gaps == stride) > len(gaps)
+    return float(stride) if is_even else None
 
 
 def _epochs_recorded(run: StoredRun) -> list[float]:
