@@ -15,7 +15,8 @@ from surge_sweeps.fitting.result import Interval, TargetFit
 from surge_sweeps.report.cards import definition_cards
 from surge_sweeps.report.families import family_of, has_rates, target_label
 from surge_sweeps.report.numbers import count_text, lr_text
-from surge_sweeps.report.page import problems_of, scales_of
+from surge_sweeps.report.page import group_problems, problems_of, scales_of
+from surge_sweeps.report.page_infos import doubts_of
 from surge_sweeps.report.sentences import advice
 from surge_sweeps.report.words import VERDICTS, interval_text
 
@@ -36,7 +37,10 @@ def print_summary(fit: SurgeFit, console: Console) -> None:
     count = len(problems_of(fit))
     if count:
         console.print(f"\n{counted(count, 'problem')} found; the report lists them.")
-    if not fit.groups:
+    if fit.groups:
+        for doubt in doubts_of(group_problems(problems_of(fit))):
+            console.print(f"[bold]Note first:[/] {escape(doubt)}", highlight=False)
+    else:
         for problem in fit.problems:
             console.print(f"  {escape(problem.what)}", highlight=False)
 

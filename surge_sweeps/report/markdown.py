@@ -28,6 +28,7 @@ def markdown_page(info: ReportInfo) -> str:
     ]
     if info.empty:
         lines += [f"**No result.** {info.empty} The problems found stand below.", ""]
+    lines += _doubts(info)
     for group in info.groups:
         lines += _first_screen(group)
     for group in info.groups:
@@ -43,6 +44,7 @@ def markdown_page(info: ReportInfo) -> str:
 def first_screens(info: ReportInfo) -> str:
     """The answer alone, as Markdown: verdict, recommendation and key numbers of every group."""
     lines = [f"**No result.** {info.empty}"] if info.empty else []
+    lines += _doubts(info)
     for group in info.groups:
         lines += _first_screen(group)
     return "\n".join(lines).rstrip() + "\n"
@@ -79,6 +81,13 @@ def markdown_table(table: Table) -> list[str]:
 
 def _bullets(texts: Iterable[str]) -> list[str]:
     return [*(f"- {plain(text)}" for text in texts), ""]
+
+
+def _doubts(info: ReportInfo) -> list[str]:
+    """What concerns all runs, and may make all of the answer wrong; where there is none, the problems say so themselves."""
+    if info.empty or not info.doubts:
+        return []
+    return ["**Note first:**", "", *_bullets(info.doubts)]
 
 
 def _first_screen(group: GroupInfo) -> list[str]:

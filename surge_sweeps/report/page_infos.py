@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -18,6 +19,9 @@ from surge_sweeps.report.infos import (
     TradeoffInfo,
 )
 from surge_sweeps.report.page_tables import Table
+
+#: Problems that are shown beside the answer; the others are counted there.
+MOST_DOUBTS = 3
 
 
 class ScalePart(NamedTuple):
@@ -104,6 +108,15 @@ class ProblemGroup(Info):
     count: int
 
 
+def doubts_of(problems: Sequence[ProblemGroup]) -> tuple[str, ...]:
+    """The first problems that concern all runs rather than some.
+
+    >>> doubts_of([ProblemGroup("diverged", ("a",), 1), ProblemGroup("nothing confirms the step", (), 1)])
+    ('nothing confirms the step',)
+    """
+    return tuple(problem.what for problem in problems if not problem.runs)[:MOST_DOUBTS]
+
+
 @dataclass(frozen=True)
 class ReportInfo(Info):
     """The page."""
@@ -116,3 +129,8 @@ class ReportInfo(Info):
     assumptions: tuple[str, ...]
     problems: tuple[ProblemGroup, ...]
     problem_count: int
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """What concerns all runs, and so the whole result: this belongs where the answer stands."""
+        return doubts_of(self.problems)
