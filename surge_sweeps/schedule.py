@@ -213,11 +213,7 @@ def _recommend_group(
 ) -> Schedule:
     steps = _steps(group, example_overhead)
     if not steps:
-        raise NotEnoughDataError(
-            "no schedule: it takes losses to reach, with the optimal learning rate and its steps at each batch size.",
-            "Loss curves of runs from scratch at 4 or more batch sizes, with learning rates either side of the best, "
-            "give them.",
-        )
+        raise _why_none(group)
     placed = _place(steps)
     end = placed[-1].from_examples + _stretch(placed[-1], placed[-2] if len(placed) > 1 else None)
     phases = _merge(placed)
@@ -230,6 +226,35 @@ def _recommend_group(
     laws = ", ".join(dict.fromkeys(phase.law for phase in phases))
     return Schedule(
         tuple(records), laws, batch_unit, tuple(_assumptions(phases, example_overhead, batch_unit, end))
+    )
+
+
+def _why_none(group: GroupFit) -> NotEnoughDataError:
+    """What stands between a group and a schedule: the first of the things needed that is missing."""
+    reach = [target for target in group.targets if target.protocol == "reach" and target.loss is not None]
+    optima = [point for target in reach for point in target.optimal_lr if point.lr is not None]
+    if not optima:
+        return NotEnoughDataError(
+            "no schedule: it takes losses to reach, with the optimal learning rate and its steps at each batch size.",
+            "Loss curves of runs from scratch at 4 or more batch sizes, with learning rates either side of the best, "
+            "give them.",
+        )
+    inside = [point for point in optima if point.status == "ok"]
+    if not inside:
+        return NotEnoughDataError(
+            "no schedule: every optimal learning rate lies at an edge of those that were run.",
+            "Run learning rates beyond that edge.",
+        )
+    if all(point.low is None for point in inside):
+        return NotEnoughDataError(
+            "no schedule: no optimal learning rate here has an interval that is closed below, so none is sure enough "
+            "to train with.",
+            "Five or more learning rates at each batch size, either side of the best, or more seeds give one.",
+        )
+    return NotEnoughDataError(
+        "no schedule: there is no loss with both optimal learning rates that have an interval and steps at enough "
+        "batch sizes to weigh them against examples.",
+        "Run more batch sizes, or train longer, so that runs at 4 or more of them get to the same losses.",
     )
 
 
@@ -284,11 +309,38 @@ def _learning_rate(target: TargetFit, point: OptimalLR) -> tuple[float, str]:
     sizes = np.array([one.batch_size for one in target.optimal_lr], dtype=float)
     law = selected_law(target.laws, sizes, target.verdict)
     if law is None:
-        return measured * (low / measured) ** (CAUTION_SD / 1.96), MEASURED
+        return cautious_lr(measured, low), MEASURED
     value = float(LAWS[law.name].evaluate(point.batch_size, **law.parameters))
     if low <= value <= (point.high or math.inf):
         return value, law.name
     return measured, MEASURED
+
+
+def cautious_lr(optimum: float, low: float) -> float:
+    """The 30% quantile of an optimal learning rate, from the lower end of its 95% interval.
+
+    >>> round(cautious_lr(0.01, 0.005), 5)
+    0.00831
+    """
+    return float(optimum * (low / optimum) ** (CAUTION_SD / 1.96))
+
+
+def lowered_optimum(phase: PhaseRecord, targets: Sequence[TargetFit]) -> OptimalLR | None:
+    """The measured optimum that a phase's learning rate was set below because the verdict is open; else None.
+
+    `lr_low` and `lr_high` of such a phase are the ends of that optimum's interval.
+    """
+    for target in targets:
+        point = _measured(target).get(phase.batch_size) if target.protocol == "reach" else None
+        if point is None:
+            continue
+        measured, low = float(point.lr or 0.0), float(point.low or 0.0)
+        if (_rounded(cautious_lr(measured, low)), _rounded(low)) == (
+            phase.lr,
+            phase.lr_low,
+        ) and low < measured:
+            return point
+    return None
 
 
 def _place(steps: Sequence[_Step]) -> list[_Step]:

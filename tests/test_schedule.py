@@ -20,7 +20,9 @@ from surge_sweeps.fitting.result import (
     TargetFit,
     TradeoffFit,
 )
-from surge_sweeps.schedule import Schedule, attach_schedules, recommend
+from surge_sweeps.report.page_tables import schedule_table
+from surge_sweeps.report.sentences import recommendation
+from surge_sweeps.schedule import Schedule, attach_schedules, lowered_optimum, recommend
 
 BATCHES = (4, 8, 16, 32, 64, 128)
 
@@ -139,6 +141,26 @@ def test_an_open_verdict_recommends_below_the_measured_optimum() -> None:
     assert any("30% quantile" in line for line in schedule.assumptions)
 
 
+def test_a_learning_rate_below_the_optimum_is_said_to_be_that_beside_the_optimum_and_its_interval() -> None:
+    found = target(1.0, 100, verdict="inconclusive")
+    record = recommend(fit_of(found)).to_record()
+    optimum = lowered_optimum(record.phases[0], [found])
+    assert optimum is not None
+    assert optimum.lr == pytest.approx(0.001 * math.sqrt(16))
+    assert recommendation(record, [found]).endswith(
+        "No law is established, so LR 0.0039 is on the low side of the measured optimum 0.004 (0.0036 to 0.0044), since"
+        " too large a learning rate costs more than too small a one."
+    )
+    assert schedule_table(record, [found]).rows[0][3] == "0.0039, below the optimum 0.004 (0.0036 to 0.0044)"
+
+
+def test_a_learning_rate_of_a_law_is_not_called_lowered() -> None:
+    found = target(1.0, 100)
+    record = recommend(fit_of(found)).to_record()
+    assert lowered_optimum(record.phases[0], [found]) is None
+    assert "low side" not in recommendation(record, [found])
+
+
 def test_beyond_the_lowest_measured_loss_the_schedule_is_marked_extrapolated() -> None:
     schedule = recommend(fit_of(target(2.0, 100), target(1.0, 400)))
     assert [phase.status for phase in schedule.phases] == ["measured", "measured", "extrapolated"]
@@ -174,6 +196,25 @@ def test_no_reach_target_gives_no_schedule_but_says_what_to_run() -> None:
     attached = attach_schedules(fit)
     assert attached.groups[0].schedule is None
     assert "optimizer o0" in attached.problems[-1].what
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason", "next_step"),
+    [
+        ({"low": None, "high": None}, "has an interval that is closed below", "Five or more learning rates"),
+        ({"status": "edge_high", "low": None, "high": None}, "lies at an edge", "beyond that edge"),
+        ({"steps": None}, "no loss with both", "train longer"),
+    ],
+)
+def test_why_there_is_no_schedule_is_true_for_the_case(
+    changes: dict[str, object], reason: str, next_step: str
+) -> None:
+    found = target(1.0, 100)
+    optima = [one.model_copy(update=changes) for one in found.optimal_lr]
+    with pytest.raises(NotEnoughDataError, match=reason) as told:
+        recommend(fit_of(found.model_copy(update={"optimal_lr": optima})))
+    assert next_step in told.value.hint
+    assert "from scratch" not in str(told.value)
 
 
 def test_several_groups_need_a_name_and_a_wrong_one_lists_them() -> None:

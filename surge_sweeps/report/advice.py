@@ -75,6 +75,11 @@ def _grid_runs(targets: Sequence[TargetFit]) -> list[str]:
     diverged = _with_status(optima, "diverged")
     if diverged:
         found.append(f"Smaller learning rates at {_sizes(diverged)}: every run there diverged.")
+    vague = [one for one in _with_status(optima, "ok") if one.low is None and one.high is None]
+    if vague:
+        found.append(
+            f"Five or more learning rates, or more seeds, at {_sizes(vague)}: the optimum there has no interval."
+        )
     few = _with_status(optima, "too_few")
     if few:
         counted = any(family_of(target).counts_steps() for target in swept)

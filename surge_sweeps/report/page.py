@@ -130,7 +130,7 @@ def _group_info(group: GroupFit, cells: pd.DataFrame, fit: SurgeFit) -> GroupInf
         tradeoff_table=tradeoff_table(targets, unit),
         tradeoff_remarks=tradeoff_remarks(targets),
         schedule=None if instead and group.schedule is None else schedule_info(group.schedule, text),
-        schedule_table=schedule_table(group.schedule) if group.schedule else None,
+        schedule_table=schedule_table(group.schedule, targets) if group.schedule else None,
         assumptions=tuple(group.schedule.assumptions) if group.schedule else (),
     )
 
@@ -163,7 +163,9 @@ def _family_info(
 ) -> FamilyInfo:
     targets = [target for _, target in rows]
     rated, tuned = any(map(has_rates, targets)), all(map(is_tuned, targets))
-    table, heading = optima_table(targets), "Optimal learning rates, 95% intervals in brackets"
+    intervals = any(one.low or one.high for target in targets for one in target.optimal_lr)
+    brackets = ", 95% intervals in brackets" if intervals else ""
+    table, heading = optima_table(targets), f"Optimal learning rates{brackets}"
     if family.protocol == "steps" and tuned:
         table, heading = steps_table(targets[0], unit), "Steps to the goal"
     elif tuned:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
-from surge_sweeps.fitting.result import ScheduleRecord, TargetFit
+from surge_sweeps.fitting.result import PhaseRecord, ScheduleRecord, TargetFit
 from surge_sweeps.report.families import family_of, target_label
 from surge_sweeps.report.numbers import batch_text, count_text, loss_text, lr_text, percent_text
 from surge_sweeps.report.words import (
@@ -16,6 +17,7 @@ from surge_sweeps.report.words import (
     optimum_text,
     range_text,
 )
+from surge_sweeps.schedule import lowered_optimum
 
 #: The left-out error is the root mean square in log LR, so 0.1 is about 10%.
 LAWS_HEAD = (
@@ -142,14 +144,14 @@ def scales_table(targets: list[TargetFit]) -> Table:
     return _without_empty(Table(("Best means", "At", "Verdict", "B_peak", "B_crit", "B_noise"), tuple(rows)))
 
 
-def schedule_table(schedule: ScheduleRecord) -> Table:
-    """The phases of a schedule."""
+def schedule_table(schedule: ScheduleRecord, targets: Sequence[TargetFit] = ()) -> Table:
+    """The phases of a schedule; an interval stands behind the number that it belongs to."""
     rows = [
         (
             f"{count_text(phase.from_examples)}",
             "beyond" if phase.loss is None else loss_text(phase.loss),
             batch_text(phase.batch_size),
-            f"{lr_text(phase.lr)}{range_text(phase.lr_low, phase.lr_high)}",
+            _phase_lr(phase, targets),
             phase.status,
         )
         for phase in schedule.phases
@@ -157,3 +159,10 @@ def schedule_table(schedule: ScheduleRecord) -> Table:
     return Table(
         (f"From {schedule.batch_unit}", "Down to loss", "Batch size", "Learning rate", "Status"), tuple(rows)
     )
+
+
+def _phase_lr(phase: PhaseRecord, targets: Sequence[TargetFit]) -> str:
+    optimum = lowered_optimum(phase, targets)
+    if optimum is not None:
+        return f"{lr_text(phase.lr)}, below the optimum {optimum_text(optimum)}"
+    return f"{lr_text(phase.lr)}{range_text(phase.lr_low, phase.lr_high)}"

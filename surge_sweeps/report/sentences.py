@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from surge_sweeps.counting import counted
 from surge_sweeps.fitting.result import (
     GroupFit,
+    OptimalLR,
     PhaseRecord,
     ProblemRecord,
     ScheduleRecord,
@@ -17,8 +18,16 @@ from surge_sweeps.fitting.result import (
 from surge_sweeps.report.families import has_rates, target_label
 from surge_sweeps.report.numbers import batch_text, count_text, list_text, loss_text, lr_text
 from surge_sweeps.report.table_words import advice_without_schedule
-from surge_sweeps.report.words import CANNOT_TELL, LAWS, VERDICTS, behaviour, direction, law_title
-from surge_sweeps.schedule import MEASURED
+from surge_sweeps.report.words import (
+    CANNOT_TELL,
+    LAWS,
+    VERDICTS,
+    behaviour,
+    direction,
+    law_title,
+    optimum_text,
+)
+from surge_sweeps.schedule import MEASURED, lowered_optimum
 
 #: In the place of a verdict where there are steps and nothing else.
 NO_RATES = "No learning rates recorded"
@@ -94,6 +103,8 @@ def _why_open(group: GroupFit) -> str:
         return "no loss could be evaluated"
     if not any(one.lr is not None for target in group.targets for one in target.optimal_lr):
         return "no optimal learning rate was found at any batch size"
+    if not any(target.laws for target in group.targets):
+        return "too few batch sizes have an optimum with an interval for laws to be fitted"
     return "the evidence for any one law is too weak"
 
 
@@ -111,8 +122,8 @@ def sentence(text: str) -> str:
     return closed[0].upper() + closed[1:]
 
 
-def recommendation(schedule: ScheduleRecord) -> str:
-    """The schedule in a sentence or two.
+def recommendation(schedule: ScheduleRecord, targets: Sequence[TargetFit] = ()) -> str:
+    """The schedule in a sentence or two; `targets`: those it rests on, for the optima behind its learning rates.
 
     >>> from surge_sweeps.fitting.result import PhaseRecord
     >>> phase = {"loss": None, "lr_low": None, "lr_high": None, "status": "measured"}
@@ -134,7 +145,7 @@ def recommendation(schedule: ScheduleRecord) -> str:
     else:
         start = f"{count_text(phases[-1].from_examples)} {schedule.batch_unit}"
         advice = f"Train with {pairs[0]}{ends[0]}, then go in {len(phases) - 1} steps to {pairs[-1]} from {start} on."
-    return " ".join([advice, *_cautions(schedule)])
+    return " ".join([advice, *_cautions(schedule, targets)])
 
 
 def changes(phases: Sequence[PhaseRecord]) -> list[PhaseRecord]:
@@ -146,7 +157,7 @@ def changes(phases: Sequence[PhaseRecord]) -> list[PhaseRecord]:
     ]
 
 
-def _cautions(schedule: ScheduleRecord) -> list[str]:
+def _cautions(schedule: ScheduleRecord, targets: Sequence[TargetFit]) -> list[str]:
     found = []
     beyond = [phase.from_examples for phase in schedule.phases if phase.status == "extrapolated"]
     if beyond and beyond[0] > 0:
@@ -155,15 +166,37 @@ def _cautions(schedule: ScheduleRecord) -> list[str]:
         )
     elif beyond:
         found.append("All of it is extrapolated.")
-    if schedule.law == MEASURED:
+    behind = [(phase, lowered_optimum(phase, targets)) for phase in changes(schedule.phases)]
+    lowered = [(phase, optimum) for phase, optimum in behind if optimum is not None]
+    if lowered:
+        found.append(_lowered(lowered))
+    elif schedule.law == MEASURED:
         found.append("No law is established, so these learning rates rest on the measured optima alone.")
     return found
+
+
+def _lowered(lowered: Sequence[tuple[PhaseRecord, OptimalLR]]) -> str:
+    """Why a schedule's learning rates are not those of the table beside it."""
+    why = "since too large a learning rate costs more than too small a one"
+    if len(lowered) == 1:
+        ((phase, optimum),) = lowered
+        return (
+            f"No law is established, so LR {lr_text(phase.lr)} is on the low side of the measured optimum"
+            f" {optimum_text(optimum)}, {why}."
+        )
+    if len(lowered) > MOST_PHASES:
+        return f"Where no law is established, the learning rate is on the low side of the measured optimum, {why}."
+    pairs = [f"{optimum_text(optimum)} for LR {lr_text(phase.lr)}" for phase, optimum in lowered]
+    return (
+        "Where no law is established, the learning rates are on the low side of the measured optima,"
+        f" {why}: {list_text(pairs)}."
+    )
 
 
 def advice(group: GroupFit, decided: bool, problems: Sequence[ProblemRecord], unit: str) -> str:
     """The recommendation of a group: its schedule, what stands in the place of one, or why there is none."""
     if group.schedule is not None:
-        return recommendation(group.schedule)
+        return recommendation(group.schedule, group.targets)
     return advice_without_schedule(group, unit) or why_no_schedule(group, decided, problems)
 
 

@@ -14,7 +14,8 @@ OPTIMAL_LR_COLUMNS = (
 _SCHEDULE_HEADER = """\
 # Recommended schedules, one per group of hyper-parameters.
 # phases: from from_examples on, train with batch_size and lr until the next phase; lr_low and lr_high are the ends
-# of the 95% interval, null where open. status: measured lies inside what the runs cover, extrapolated beyond it.
+# of the measured optimum's 95% interval, null where open; lr lies below that optimum where no law is established.
+# status: measured lies inside what the runs cover, extrapolated beyond it.
 # loss: the loss that the phase leads down to, null beyond the lowest one measured. schedule is null where the data
 # supports none.
 """

@@ -330,6 +330,19 @@ def test_too_few_optima_give_no_law_and_say_what_is_needed(simulated: Any) -> No
         fits.exponent()
 
 
+def test_optima_without_an_interval_are_named_as_what_keeps_the_laws_from_being_fitted() -> None:
+    batch_sizes = 8.0 * 2 ** np.arange(5)
+    # More than a sixth of the draws beyond the grid on either side.
+    draws = np.repeat([[-np.inf], [-3.0], [np.inf]], 20, axis=0) * np.ones(5)
+    nothing = np.full(5, np.nan)
+    optima = Optima(
+        batch_sizes, np.full(5, -3.0), ("ok",) * 5, draws, nothing, np.full_like(draws, np.nan), (3,) * 5
+    )
+    reason = fit_laws(optima).reason
+    assert reason.startswith("The optimum at batch sizes 8, 16, 32, 64, 128 was found without an interval")
+    assert "here 0 have one" in reason
+
+
 def test_laws_with_too_many_parameters_for_the_data_have_no_aicc(simulated: Any) -> None:
     fits = fit_laws(
         simulated.simulate("sqrt", 0.1, np.random.default_rng(0), batch_sizes=4.0 * 2 ** np.arange(5))

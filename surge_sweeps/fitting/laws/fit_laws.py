@@ -162,7 +162,7 @@ def fit_laws(optima: Optima) -> LawFits:
     observed = observe(optima)
     n, values = observed.log_lr.size, int(observed.values.sum())
     if n < MIN_OPTIMA or values < MIN_VALUES:
-        return LawFits(observed, reason=_too_few(n, values))
+        return LawFits(observed, reason=_too_few(optima, observed))
     b_min, b_max = float(observed.batch_sizes[0]), float(observed.batch_sizes[-1])
     grids: LawGrids = {name: _lay_grids(observed, name, b_min, b_max) for name in LAWS}
     best = {name: max(_polished(observed, grids, name), key=lambda fit: fit.log_likelihood) for name in LAWS}
@@ -256,8 +256,15 @@ def _peak_estimate(best: dict[str, BestFit], criteria: dict[str, float | None]) 
     return peak_batch_size(name, best[name].parameters)
 
 
-def _too_few(n: int, values: int) -> str:
-    return (
-        f"Laws need the optimum at {MIN_OPTIMA} or more batch sizes, {MIN_VALUES} of them inside the learning-rate "
-        f"grid; here {n} are known or bounded and {values} lie inside."
-    )
+def _too_few(optima: Optima, observed: Observations) -> str:
+    n, values = observed.log_lr.size, int(observed.values.sum())
+    found = [size for size, known in zip(optima.batch_sizes, optima.known(), strict=True) if known]
+    vague = [f"{size:g}" for size in found if size not in observed.batch_sizes]
+    needed = f"Laws need the optimum at {MIN_OPTIMA} or more batch sizes, {MIN_VALUES} of them inside the"
+    if vague:
+        return (
+            f"The optimum at batch size{'s' if len(vague) > 1 else ''} {', '.join(vague)} was found without an interval, so no law can be weighed "
+            f"by it: run five or more learning rates there, or more seeds. {needed} learning-rate grid, each with "
+            f"an interval or a bound; here {n} {'has' if n == 1 else 'have'} one."
+        )
+    return f"{needed} learning-rate grid; here {n} are known or bounded and {values} lie inside."
