@@ -183,7 +183,8 @@ def build_curves(
     unknown = points["examples"].isna()
     if unknown.any():
         batch = points["run"].map(runs.set_index("run")["batch_size"])
-        points.loc[unknown, "examples"] = (points["step"] * batch)[unknown]
+        # As floats: whole numbers of 64 bits would overflow where a step is absurd.
+        points.loc[unknown, "examples"] = (points["step"].astype(float) * batch)[unknown]
     points["examples"] = points["examples"].astype(float)
     points["run"] = points["run"].astype("category")
     points = points[list(POINT_COLUMNS)]
@@ -231,7 +232,7 @@ def _point_table(runs: pd.DataFrame, points: PointColumns) -> pd.DataFrame:
     ends = np.cumsum(rows)
     for batch_size, start, end in zip(runs["batch_size"].tolist(), ends - rows, ends, strict=True):
         own = examples[start:end]
-        np.copyto(own, step[start:end] * batch_size, where=np.isnan(own))
+        np.copyto(own, step[start:end] * float(batch_size), where=np.isnan(own))
     there = np.flatnonzero(rows)
     width = np.int16 if len(there) < 2**15 else np.int32
     codes: NDArray[np.integer[Any]] = np.repeat(np.arange(len(there), dtype=width), rows[there])

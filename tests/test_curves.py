@@ -52,6 +52,20 @@ def test_runs_without_a_learning_rate_or_batch_size_are_named(column: dict[str, 
     assert [problem.run for problem in curves.problems] == ["b"]
 
 
+def test_examples_at_an_absurd_step_do_not_overflow() -> None:
+    step, batch_size = 2**62, 64
+    table = runs("a").assign(batch_size=batch_size)
+    made = build_curves(table, points(("a", step, 1.0)))
+    assert made.points["examples"].tolist() == [2.0**68]
+    columns = PointColumns()
+    columns.add("a", np.array([step]), np.array([1.0]))
+    quick = curves_of_runs(
+        table, columns, problems=(), project="", source="", loss_name="", batch_unit="examples",
+        read_as={}, route="",
+    )  # fmt: skip
+    assert quick.points["examples"].tolist() == [2.0**68]
+
+
 def test_a_batch_size_is_never_rounded() -> None:
     curves = build_curves(runs("a", "b", batch_size=[8, 8.5]), points(("a", 0, 1.0)))
     assert curves.problems == (Problem("b", "left out: the batch size is not a whole number"),)
