@@ -141,7 +141,7 @@ def _statuses(stored: Sequence[StoredRun], losses: PointColumns) -> list[Status]
         status = run.status
         if run.recorded is None and (status == "finished" or run.failed) and run.run in broken:
             status = "diverged"
-        if run.recorded is None and status == "running" and _newest_ms(run) < oldest_ms:
+        if run.recorded is None and status == "running" and run.is_silent_since(oldest_ms):
             status = "stale"
         found.append(status)
     return found
@@ -153,13 +153,9 @@ def _agree(points: PointColumns, counted: Sequence[str], table: pd.DataFrame) ->
     for run in counted:
         step, _, examples = points[run]
         known = ~np.isnan(examples)
-        if not np.allclose((step * batch[run])[known], examples[known], rtol=1e-9, atol=0.0):
+        if not np.allclose((step * float(batch[run]))[known], examples[known], rtol=1e-9, atol=0.0):
             return False
     return True
-
-
-def _newest_ms(run: StoredRun) -> int:
-    return max([run.start_ms or 0, *(point.timestamp_ms for point in run.metrics.values())])
 
 
 def _counts(losses: PointColumns) -> list[int]:

@@ -31,6 +31,8 @@ _BOOLS = {"true": True, "false": False}
 _INT64_MAX = 2**63 - 1
 #: Beyond this a float stands for several whole numbers.
 _EXACT_FLOAT = 2.0**53
+#: Milliseconds since 1970 are more than this since 1973, and seconds have been no more than this for long.
+_EARLIEST_MS = 10**11
 _STATUSES: dict[str, Status] = {status: status for status in get_args(Status)}
 
 
@@ -75,6 +77,11 @@ class StoredRun:
         """As recorded, else as the store has it."""
         return self.recorded or self.ended
 
+    def is_silent_since(self, oldest_ms: float) -> bool:
+        """Whether it began before a time, in milliseconds since 1970, and its points' times tell of nothing since."""
+        newest = stamp_ms(max((point.timestamp_ms for point in self.metrics.values()), default=0))
+        return newest is not None and max(self.start_ms or 0, newest) < oldest_ms
+
     def signature(self, metric: str, axis: str | None, rows: int | None) -> str:
         """Text that changes whenever the run's series of `metric` has, as far as this listing tells: see `reading`.
 
@@ -85,6 +92,19 @@ class StoredRun:
         along = self.metrics.get(axis) if axis is not None else None
         newest = (self.metrics[metric], *(() if along is None else (along,)))
         return repr((self.recorded, self.ended, self.end_ms, rows, *map(tuple, newest)))
+
+
+def stamp_ms(stamp: int) -> int | None:
+    """The time of a run's newest point in milliseconds since 1970, 0 without points; None where it is no time.
+
+    Some programs give seconds, or what they count: by that nobody can tell whether they are still at work.
+
+    >>> stamp_ms(1_700_000_000_000), stamp_ms(1_700_000_000), stamp_ms(0), stamp_ms(500)
+    (1700000000000, 1700000000000, 0, None)
+    """
+    if stamp >= _EARLIEST_MS or stamp <= 0:
+        return stamp
+    return stamp * 1000 if stamp * 1000 >= _EARLIEST_MS else None
 
 
 def as_status(text: str | None) -> Status | None:

@@ -122,8 +122,7 @@ def project_outcomes(
 
 def _stale_if_silent(run: StoredRun) -> StoredRun:
     """MLflow has no heartbeat: a run that is open but has logged nothing for long is taken for dead."""
-    newest = max([run.start_ms or 0, *(point.timestamp_ms for point in run.metrics.values())])
-    is_silent = newest < (time.time() - STALE_AFTER_S) * 1000
+    is_silent = run.is_silent_since((time.time() - STALE_AFTER_S) * 1000)
     return replace(run, recorded="stale") if run.status == "running" and is_silent else run
 
 

@@ -122,6 +122,25 @@ def test_what_a_killed_launch_left_open_is_closed_once_and_for_all(uri: str, dat
     assert dict(MlflowTracker("killed", uri).done_trials()) == {"t1": "finished"}
 
 
+@pytest.mark.parametrize("unit_s", [1.0, 1e6], ids=["seconds", "no time"])
+def test_a_run_at_work_whose_points_are_not_stamped_in_milliseconds_is_left_alone(
+    uri: str, client: MlflowClient, foreign_run: Callable[..., str], unit_s: float
+) -> None:
+    run = foreign_run({}, {}, status=None, time_ms=now_ms() - 10 * HOUR_MS)
+    client.log_metric(run, "loss", 1.0, timestamp=int(time.time() / unit_s), step=1)
+    assert "stale-runs" not in found(uri)
+
+
+def test_a_run_whose_last_point_is_hours_old_in_seconds_ends_then(
+    uri: str, client: MlflowClient, foreign_run: Callable[..., str]
+) -> None:
+    run = foreign_run({}, {}, status=None, time_ms=now_ms() - 10 * HOUR_MS)
+    last_s = int(time.time()) - 7200
+    client.log_metric(run, "loss", 1.0, timestamp=last_s, step=1)
+    assert mend(found(uri)["stale-runs"]) == "1 run ended"
+    assert client.get_run(run).info.end_time == 1000 * last_s
+
+
 def test_a_result_that_only_looks_open_keeps_its_status(uri: str, foreign_run: Callable[..., str]) -> None:
     tags = {"surge.kind": "trial", "surge.trial_id": "t1", "surge.status": "diverged"}
     run = foreign_run({}, {"train/loss": [(0, 1.0)]}, status=None, time_ms=1_700_000_000_000, tags=tags)

@@ -21,6 +21,7 @@ from surge_sweeps.trackers.mlflow.doctor.server import server_findings
 from surge_sweeps.trackers.mlflow.schema import READ_HINT, check_schema, is_server, open_to_read, schema_age
 from surge_sweeps.trackers.mlflow.server_probe import look_at_server
 from surge_sweeps.trackers.mlflow.uri import absolute_uri, display_uri
+from surge_sweeps.trackers.stored_runs import stamp_ms
 
 
 def examine(uri: str, project: str | None = None, *, is_launching: bool = False) -> Examination:
@@ -65,4 +66,4 @@ def _examine_server(uri: str, project: str | None, is_launching: bool) -> Examin
 def _at_work(facts: Sequence[RunFacts]) -> int:
     """How many runs are being written now: open, with a point within the hour."""
     oldest_ms = (time.time() - STALE_AFTER_S) * 1000
-    return sum(run.is_open and run.newest_ms >= oldest_ms for run in facts)
+    return sum(run.is_open and (stamp_ms(run.newest_ms) or 0) >= oldest_ms for run in facts)

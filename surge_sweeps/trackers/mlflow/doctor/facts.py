@@ -26,8 +26,9 @@ class RunFacts:
 
     Attributes:
         run: its id. experiment, name: as the user calls them. state: MLflow's own status.
-        start_ms, end_ms: milliseconds since 1970, None where unknown. newest_ms: of its newest point, 0 without one;
-            known of open runs only. broken: the metrics whose newest value is no finite number.
+        start_ms, end_ms: milliseconds since 1970, None where unknown. newest_ms: of its newest point, as the
+            program gave it (see `stamp_ms`), 0 without one; known of open runs only. broken: the metrics whose newest
+            value is no finite number.
         tags: those of ours, and its parent's id.
     """
 

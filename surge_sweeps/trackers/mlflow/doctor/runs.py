@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import defaultdict
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from surge_sweeps.trackers.mlflow.client import connect, store_errors
 from surge_sweeps.trackers.mlflow.doctor.facts import RunFacts
 from surge_sweeps.trackers.mlflow.doctor.finding import Finding
 from surge_sweeps.trackers.mlflow.record import NOT_TRIALS, TAG_KIND, TAG_PARENT, TAG_STATUS, TAG_TRIAL_ID
-from surge_sweeps.trackers.stored_runs import as_status
+from surge_sweeps.trackers.stored_runs import as_status, stamp_ms
 
 _MEND_HINT = "What was mended before stays so; call the same command again for the rest."
 
@@ -44,9 +45,12 @@ def run_findings(uri: str, facts: Sequence[RunFacts], *, is_launching: bool = Fa
     return [finding for finding in found if finding is not None]
 
 
-def _activity(facts: Sequence[RunFacts]) -> dict[str, int]:
-    """When each run was last known to be at work, milliseconds since 1970; a parent is while its children are."""
-    own = {run.run: max(run.start_ms or 0, run.end_ms or 0, run.newest_ms) for run in facts}
+def _activity(facts: Sequence[RunFacts]) -> dict[str, float]:
+    """When each run was last known to be at work, milliseconds since 1970; a parent is while its children are.
+
+    Infinite where the times of its points are none: whoever may be at work is not to be ended.
+    """
+    own = {run.run: _seen_ms(run) for run in facts}
     parent = {run.run: run.tags[TAG_PARENT] for run in facts if TAG_PARENT in run.tags}
     found = dict(own)
     for run, at in own.items():
@@ -58,6 +62,11 @@ def _activity(facts: Sequence[RunFacts]) -> dict[str, int]:
             seen.add(above)
             above = parent.get(above)
     return found
+
+
+def _seen_ms(run: RunFacts) -> float:
+    newest = stamp_ms(run.newest_ms)
+    return math.inf if newest is None else max(run.start_ms or 0, run.end_ms or 0, newest)
 
 
 def _stale_trials(uri: str, runs: Sequence[RunFacts], is_launching: bool) -> Finding:
@@ -125,7 +134,7 @@ def _close(uri: str, runs: Sequence[RunFacts], progress: ProgressCallback) -> st
                 client.set_tag(facts.run, TAG_STATUS, "crashed")
             # A kill between the status and the end of the run leaves a result that only looks open.
             ended = "FINISHED" if as_status(status) in RESULT_STATUSES else "KILLED"
-            last = max(facts.newest_ms, facts.start_ms or 0) or None
+            last = max(stamp_ms(facts.newest_ms) or 0, facts.start_ms or 0) or None
             client.set_terminated(facts.run, ended, end_time=last)
             closed += 1
     left = f"; {counted(awake, 'run')} changed meanwhile and left alone" if awake else ""
