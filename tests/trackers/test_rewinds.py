@@ -97,6 +97,17 @@ def test_checkpoints_evaluated_again_after_training_replace_their_own_points_alo
     assert "was resumed" not in said
 
 
+@given(st.integers(3, 60), st.data(), seeds)
+def test_an_older_checkpoint_evaluated_again_during_training_takes_nothing_with_it(
+    count: int, data: st.DataObject, seed: int
+) -> None:
+    best = data.draw(st.integers(max(0, count - 5), count - 1), "evaluated again")
+    calls = trained(range(count), [best], range(count, 2 * count))
+    found, said = read(calls, seed)
+    assert found == newest(calls)
+    assert "was resumed" not in said
+
+
 @given(st.integers(2, 60), seeds, st.sampled_from([1, 10, 100]))
 def test_jobs_that_end_in_any_order_lose_nothing(count: int, seed: int, gap: int) -> None:
     order = list(range(0, gap * count, gap))
