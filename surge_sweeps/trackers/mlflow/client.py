@@ -16,7 +16,8 @@ from urllib.parse import urlsplit
 
 from surge_sweeps.errors import MissingExtraError, TrackerError
 from surge_sweeps.extras import require
-from surge_sweeps.trackers.mlflow.access import access_error
+from surge_sweeps.trackers.mlflow import paging
+from surge_sweeps.trackers.mlflow.access import access_error, without_tls
 from surge_sweeps.trackers.mlflow.asked_again import say_when_asked_again
 from surge_sweeps.trackers.mlflow.file import KEPT_HINT, cut_off_error, prepare_file
 from surge_sweeps.trackers.mlflow.first_opening import one_at_a_time
@@ -36,7 +37,6 @@ _FOLDER_HINT = (
 )
 _NOISY_LOGGERS = ("mlflow.store.db.utils", "alembic", "mlflow.store.tracking.sqlalchemy_store")
 _NO_LINKS = "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"
-_PAGE = 1000
 _MESSAGE_LIMIT = 300
 #: Modules that SQLAlchemy imports for a database, and what pip calls them.
 _DRIVER_PACKAGES = {
@@ -70,35 +70,29 @@ def connect(uri: str) -> Any:
 
 def search_all_runs(client: Any, experiment_id: str, query: str = "") -> Iterator[Any]:
     """Every active run of an experiment that the filter `query` lets through, oldest first."""
-    token: str | None = None
-    seen: set[str] = set()
-    while True:
-        # Pages are counted by offset: oldest first, so that a run begun meanwhile shifts none of them.
+
+    def ask(token: str) -> tuple[list[Any], str]:
+        # Oldest first, so that a run begun meanwhile shifts no page.
         page = client.search_runs(
             [experiment_id],
             query,
-            max_results=_PAGE,
+            max_results=paging.PAGE,
             order_by=["attributes.start_time ASC"],
-            page_token=token,
+            page_token=token or None,
         )
-        for run in page:
-            if run.info.run_id not in seen:
-                seen.add(run.info.run_id)
-                yield run
-        token = page.token
-        if not token:
-            return
+        return list(page), paging.token_text(page.token)
+
+    return paging.whole_listing(ask, lambda run: str(run.info.run_id))
 
 
 def search_all_experiments(client: Any) -> Iterator[Any]:
     """Every active experiment of the store."""
-    token: str | None = None
-    while True:
-        page = client.search_experiments(max_results=_PAGE, page_token=token)
-        yield from page
-        token = page.token
-        if not token:
-            return
+
+    def ask(token: str) -> tuple[list[Any], str]:
+        page = client.search_experiments(max_results=paging.PAGE, page_token=token or None)
+        return list(page), paging.token_text(page.token)
+
+    return paging.whole_listing(ask, lambda experiment: str(experiment.experiment_id))
 
 
 def quoted(text: str) -> str:
@@ -173,6 +167,8 @@ def _not_let_in(error: Exception, uri: str) -> TrackerError | None:
     if status is None or urlsplit(uri).scheme not in ("http", "https"):
         return None
     said = hide_credentials(str(error).replace(uri, display_uri(uri)))
+    if (plain := without_tls(uri, said)) is not None:
+        return plain
     # An answer that is no JSON stands in quotes, behind words of MLflow's own.
     answer = said.partition("Response body: '")[2].rpartition("'")[0] or said
     return access_error(uri, int(status()), shorten(" ".join(answer.split()), _MESSAGE_LIMIT))

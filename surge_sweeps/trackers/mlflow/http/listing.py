@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from surge_sweeps.trackers.mlflow import paging
 from surge_sweeps.trackers.mlflow.history import TAG_HISTORY, HistoryTag
 from surge_sweeps.trackers.mlflow.http.connection import Server
 from surge_sweeps.trackers.mlflow.record import NOT_TRIALS, TAG_KIND
@@ -12,7 +13,6 @@ from surge_sweeps.trackers.mlflow.runs import make_run, unknown_experiment
 from surge_sweeps.trackers.stored_runs import LatestPoint, StoredRun
 
 _API = "/api/2.0/mlflow"
-_PAGE = 1000
 
 
 class StoredHistory(NamedTuple):
@@ -37,13 +37,15 @@ def experiment_id(server: Server, project: str) -> str:
         if experiment.get("lifecycle_stage", "active") == "active":
             return str(experiment["experiment_id"])
         raise unknown_experiment(project, [], str(experiment["experiment_id"]))
-    active = _pages(server, "experiments", {"view_type": "ACTIVE_ONLY"})
+    active = _entries(
+        server, "experiments", {"view_type": "ACTIVE_ONLY"}, lambda entry: entry["experiment_id"]
+    )
     raise unknown_experiment(project, [str(experiment["name"]) for experiment in active], None)
 
 
 def list_runs(server: Server, experiment: str, tell: Callable[[int], None]) -> Listing:
     """Every active run of the experiment that is no parent and no report, oldest first; `tell`: how many so far."""
-    # Pages are counted by offset: oldest first, so that a run begun meanwhile shifts none of them.
+    # Oldest first, so that a run begun meanwhile shifts no page.
     query = {
         "experiment_ids": [experiment],
         "run_view_type": "ACTIVE_ONLY",
@@ -51,30 +53,30 @@ def list_runs(server: Server, experiment: str, tell: Callable[[int], None]) -> L
     }
     runs: dict[str, StoredRun] = {}
     histories: dict[str, StoredHistory] = {}
-    for found in _pages(server, "runs", query):
+    for found in _entries(server, "runs", query, lambda entry: entry["info"]["run_id"]):
         info, data = found["info"], found.get("data", {})
         tags = _texts(data.get("tags", []))
-        if info["run_id"] in runs or tags.get(TAG_KIND) in NOT_TRIALS:
+        if tags.get(TAG_KIND) in NOT_TRIALS:
             continue
         run = _stored_run(info, data, tags)
         runs[run.run] = run
         tag = HistoryTag.parse(tags.get(TAG_HISTORY, ""))
         if tag is not None:
             histories[run.run] = StoredHistory(tag, str(info.get("artifact_uri", "")))
-        if len(runs) % _PAGE == 0:
+        if len(runs) % paging.PAGE == 0:
             tell(len(runs))
     return Listing(list(runs.values()), histories)
 
 
-def _pages(server: Server, what: str, query: Mapping[str, object]) -> Iterator[dict[str, Any]]:
-    token = ""
-    while True:
-        body = {**query, "max_results": _PAGE} | ({"page_token": token} if token else {})
+def _entries(
+    server: Server, what: str, query: Mapping[str, object], name: Callable[[dict[str, Any]], str]
+) -> Iterator[dict[str, Any]]:
+    def ask(token: str) -> tuple[list[dict[str, Any]], str]:
+        body = {**query, "max_results": paging.PAGE} | ({"page_token": token} if token else {})
         page = server.call("POST", f"{_API}/{what}/search", body=body)
-        yield from page.get(what, [])
-        token = page.get("next_page_token", "")
-        if not token:
-            return
+        return page.get(what, []), page.get("next_page_token", "")
+
+    return paging.whole_listing(ask, name)
 
 
 def _stored_run(info: Mapping[str, Any], data: Mapping[str, Any], tags: Mapping[str, str]) -> StoredRun:

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from surge_sweeps.curve_cache import Series
-from surge_sweeps.extras import require
 from surge_sweeps.trackers.mlflow.history import Points
 from surge_sweeps.trackers.mlflow.http.connection import Server
+from surge_sweeps.trackers.mlflow.paging import page_token
 from surge_sweeps.trackers.mlflow.runs import restore_infinities
 
 #: The most runs, and the most points over all of them, that a server answers with at once.
@@ -80,8 +80,7 @@ def ends_with(server: Server, run: str, metric: str, held: Series) -> bool:
     rows = len(held.step)
     params = [("run_id", run), ("metric_key", metric), ("max_results", "2")]
     if rows > 1:  # from the last of those held on
-        token = require("mlflow.utils.search_utils", "mlflow").SearchUtils.create_page_token(rows - 1)
-        params.append(("page_token", token.decode() if isinstance(token, bytes) else str(token)))
+        params.append(("page_token", page_token(rows - 1)))
     found = server.try_call(_SINGLE, params)
     if found is None:
         return False
