@@ -84,7 +84,7 @@ def _bullets(texts: Iterable[str]) -> list[str]:
 
 
 def _doubts(info: ReportInfo) -> list[str]:
-    """What concerns all runs, and may make all of the answer wrong; where there is none, the problems say so themselves."""
+    """What concerns all runs, and may make all of the answer wrong; nothing where there is no answer."""
     if info.empty or not info.doubts:
         return []
     return ["**Note first:**", "", *_bullets(info.doubts)]

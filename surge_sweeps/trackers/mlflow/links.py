@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from collections import defaultdict
@@ -19,9 +20,10 @@ from surge_sweeps.trackers.mlflow.uri import display_uri
 from surge_sweeps.trackers.mlflow.views.saved import TAG_VIEW, view_fragment
 
 _PAGE = 1000
-#: Marks of GitHub's Markdown that only disturb in a terminal: emphasis, headings, quotes, code.
-_MARKS = re.compile(r"\*\*|__|`|^[#>\s]+")
-_LINK = re.compile(r"!?\[([^\]]*)\]\([^)]*\)")
+#: Marks of GitHub's Markdown that only disturb in a terminal: emphasis, headings, quotes, code; and the backslash of
+#: a letter that is meant as itself.
+_MARKS = re.compile(r"\\([^\w\s]|_)|\*\*|__|`|^[#>\s]+")
+_LINK = re.compile(r"(?<!\\)!?\[([^\]]*)\]\([^)]*\)")
 _NOTE_LIMIT = 300
 
 
@@ -107,13 +109,15 @@ def find_links(url: str) -> ServerLinks:
 
 
 def first_line(note: str) -> str:
-    """The first line of a note in Markdown, as plain text of at most 300 characters.
+    r"""The first line of a note in Markdown, as plain text of at most 300 characters.
 
-    >>> first_line("## **Use LR 0.1** at `batch` 64\\n\\n| a |")
+    >>> first_line("## **Use LR 0.1** at `batch` 64\n\n| a |")
     'Use LR 0.1 at batch 64'
+    >>> print(first_line(r"\_name\*: loss &lt; 1 at \[8\](x)"))
+    _name*: loss < 1 at [8](x)
     """
     line = next((line for line in note.splitlines() if line.strip()), "")
-    text = _MARKS.sub("", _LINK.sub(r"\1", line))
+    text = html.unescape(_MARKS.sub(lambda mark: mark[1] or "", _LINK.sub(r"\1", line)))
     plain = "".join(letter for letter in text if letter.isprintable()).strip()
     return plain if len(plain) <= _NOTE_LIMIT else f"{plain[: _NOTE_LIMIT - 3]}..."
 

@@ -16,6 +16,8 @@ from surge_sweeps.trackers.probe import connection_failure
 DEFAULT_URI = "sqlite:///mlflow.db"
 
 _SQLITE = re.compile(r"sqlite(?:\+\w+)?:///(?P<path>[^?]*)(?:\?.*)?", re.DOTALL)
+_HOST_AND_PORT = re.compile(r"[A-Za-z0-9][\w.-]*:\d{1,5}(?:/\S*)?", re.ASCII)
+_DATABASE_SUFFIXES = (".db", ".sqlite", ".sqlite3")
 #: A password may hold anything but "@", as SQLAlchemy takes it; a host with a port and a path is none.
 _CREDENTIALS = re.compile(r"(://)(?:[^\s/?#@:]*:(?!\d+(?:[/?#]|$))[^\s@]*@|[^\s/?#]*@)")
 
@@ -23,10 +25,30 @@ _CREDENTIALS = re.compile(r"(://)(?:[^\s/?#@:]*:(?!\d+(?:[/?#]|$))[^\s@]*@|[^\s/
 def resolve_uri(uri: str | None) -> str:
     """The URI given, else the environment's MLFLOW_TRACKING_URI, else `DEFAULT_URI`.
 
+    Raises:
+        TrackerError: it is the path of a database file, or a host and its port, without the word in front.
+
     >>> resolve_uri("http://localhost:5000")
     'http://localhost:5000'
     """
-    return uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
+    found = uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
+    meant = _meant(found)
+    if meant is not None:
+        raise TrackerError(f"{found!r} is no address of a store.", f"Did you mean {meant}?")
+    return found
+
+
+def _meant(uri: str) -> str | None:
+    """The address that somebody means who leaves away its beginning; MLflow would take the text for a folder.
+
+    >>> _meant("other.db"), _meant("/data/x.db"), _meant("login01:5000"), _meant("mlruns"), _meant("http://h:1/x.db")
+    ('sqlite:///other.db', 'sqlite:////data/x.db', 'http://login01:5000', None, None)
+    """
+    if _HOST_AND_PORT.fullmatch(uri):
+        return f"http://{uri}"
+    path = Path(uri)
+    is_file = path.suffix.lower() in _DATABASE_SUFFIXES or path.is_file()
+    return f"sqlite:///{uri}" if "://" not in uri and is_file and not path.is_dir() else None
 
 
 def sqlite_path(uri: str) -> Path | None:

@@ -114,3 +114,26 @@ def test_a_broken_store_that_holds_runs_is_never_called_safe_to_delete(half_made
     with pytest.raises(TrackerError, match="could not be opened") as caught:
         connect(f"sqlite:///{half_made}")
     assert "elete" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("other.db", "sqlite:///other.db"),
+        ("/nowhere/x.sqlite3", "sqlite:////nowhere/x.sqlite3"),
+        ("127.0.0.1:5931", "http://127.0.0.1:5931"),
+        ("login01:5000/mlflow", "http://login01:5000/mlflow"),
+    ],
+)
+def test_an_address_without_its_beginning_is_told_what_it_should_be(
+    given: str, meant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for way in (
+        lambda: collect("p", tracker="mlflow", uri=given),
+        lambda: open_tracker("mlflow", "p", given),
+    ):
+        with pytest.raises(TrackerError) as caught:
+            way()
+        assert caught.value.hint == f"Did you mean {meant}?"
+    assert not list(tmp_path.iterdir())
