@@ -19,13 +19,14 @@ from surge_sweeps.cli.launch import Quiet, Uri
 from surge_sweeps.cli.new import describe_size, refuse_existing, write_sweep
 from surge_sweeps.rectangles import follow_up
 from surge_sweeps.sweep import Sweep, Trial
+from surge_sweeps.trackers.mlflow.uri import display_uri
 from surge_sweeps.trackers.planned_trials import PlannedTrial
 from surge_sweeps.trackers.trial_outcomes import ProjectOutcomes, TrialOutcome, project_outcomes
 
 #: Columns of the table after the file and the number planned.
 _COUNTS = ("finished", "diverged", "capped", "running", "missing")
-#: What is told of the missing behind those; what went stale counts as crashed.
-_OF_MISSING = ("crashed", "preempted")
+#: What is told of the missing behind those, with its words; what was stopped or went stale counts as crashed.
+_OF_MISSING = {"crashed": "crashed or stopped", "preempted": "preempted"}
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,8 @@ def missing(
     }
     found = project_outcomes(sweeps[0], planned, project, tracker, uri)
     standings = [_standing(file, sweep, found.outcomes) for file, sweep in zip(files, sweeps, strict=True)]
-    written = _write_missing(output, standings, found, force=force) if output is not None else {}
+    options = _launch_options(found, uri)
+    written = _write_missing(output, standings, options, found, force=force) if output is not None else {}
     if json_:
         out.print(
             json.dumps(_as_json(found.project, found.tracker, standings, written)),
@@ -88,8 +90,11 @@ def missing(
     for path, sweep in written.items():
         out.print(f"{path}: {describe_size(sweep)}", markup=False, highlight=False, soft_wrap=True)
     if written:
-        command = ["surge-sweep", "launch", *map(str, written), *_launch_options(found)]
-        out.print(f"Next: {shlex.join(command)}", markup=False, highlight=False, soft_wrap=True)
+        command = ["surge-sweep", "launch", *map(str, written), *options]
+        if not quiet:
+            out.print(f"Next: {shlex.join(command)}", markup=False, highlight=False, soft_wrap=True)
+            if uri and display_uri(uri) != uri:
+                out.print("  --uri is shown without user, password and options: give it as you gave it here.")
     elif output is not None:
         say("Nothing is missing: no file is written.", quiet=quiet)
 
@@ -111,7 +116,12 @@ def _standing(file: Path, sweep: Sweep, outcomes: Mapping[str, TrialOutcome]) ->
 
 
 def _write_missing(
-    output: Path, standings: Sequence[_Standing], found: ProjectOutcomes, *, force: bool
+    output: Path,
+    standings: Sequence[_Standing],
+    options: Sequence[str],
+    found: ProjectOutcomes,
+    *,
+    force: bool,
 ) -> dict[Path, Sweep]:
     """The follow-up sweeps, written: OUTPUT itself if there is one, else numbered from 1.
 
@@ -136,13 +146,19 @@ def _write_missing(
     if not force:
         refuse_existing(list(written))
     for path, sweep in written.items():
-        write_sweep(path, sweep, *_launch_options(found))
+        write_sweep(path, sweep, *options)
     return written
 
 
-def _launch_options(found: ProjectOutcomes) -> list[str]:
-    """What brings `surge-sweep launch` to the project; a W&B sweep file names it itself."""
-    return ["--tracker", "wandb"] if found.tracker == "wandb" else ["--project", found.project]
+def _launch_options(found: ProjectOutcomes, uri: str | None) -> list[str]:
+    """What brings `surge-sweep launch` to the project; a W&B sweep file names it itself.
+
+    Args:
+        uri: the store as the user gave it. What comes out goes into files and logs, so without user and password.
+    """
+    if found.tracker == "wandb":
+        return ["--tracker", "wandb"]
+    return ["--project", found.project, *(["--uri", display_uri(uri)] if uri else [])]
 
 
 def _table(project: str, standings: Sequence[_Standing]) -> Table:
@@ -177,7 +193,7 @@ def _cells(row: Sequence[int]) -> list[str]:
 
 
 def _of_missing(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{counts[name]:,} {name}" for name in _OF_MISSING if counts[name])
+    return ", ".join(f"{counts[name]:,} {words}" for name, words in _OF_MISSING.items() if counts[name])
 
 
 def _as_json(

@@ -90,6 +90,15 @@ def test_mlflow_is_counted_and_the_rest_is_written_as_sweeps(folder: Path) -> No
     assert row.split()[1:] == ["8", "6", "1", "1", "0", "0"]
 
 
+def test_what_is_written_goes_to_the_store_that_was_asked(folder: Path) -> None:
+    uri = f"sqlite:///{folder / 'other.db'}"
+    write_mlflow(uri, SWEEP.trials()[:4], ["finished"] * 4)
+    text = call("--uri", f"{uri}?timeout=5", "-o", "rest.yaml")
+    assert f"Next: surge-sweep launch rest.yaml --project study --uri {uri}\n" in text
+    assert "without user, password and options" in text
+    assert f"--uri {uri} " in (folder / "rest.yaml").read_text().replace("\n# ", " ")
+
+
 def test_wandb_is_counted_by_the_sweeps_definition(folder: Path, wandb_server: WandbServer) -> None:
     project = ("test-entity", "study")
     name = register(WandbProject(*project), SWEEP)
