@@ -1,4 +1,4 @@
-"""A server that does not let us in: no such user, no permission, or a host name that it was not told of.
+"""A server that does not let us in: no such user, no permission, a host name that it was not told of, no TLS.
 
 One wording for reading, writing, the links and the doctor.
 """
@@ -12,6 +12,8 @@ from surge_sweeps.trackers.mlflow.uri import display_uri
 
 #: In the answer of MLflow's middleware to a name it was not told of, in small letters; /version answers to any name.
 HOST_REFUSED = "invalid host header"
+#: What OpenSSL calls an answer that is no TLS at all.
+_NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE")
 
 _CREDENTIALS_HINT = (
     "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, as its administrator gave"
@@ -43,6 +45,21 @@ def access_error(uri: str, status: int, text: str) -> TrackerError | None:
     return TrackerError(
         f"the MLflow server {shown} does not let this user do that{f': {said}' if said else ''}.",
         _PERMISSION_HINT,
+    )
+
+
+def without_tls(uri: str, text: str) -> TrackerError | None:
+    """The error for an https address whose server speaks plain http; None for every other failure.
+
+    >>> print(without_tls("https://host:5000", "[SSL: WRONG_VERSION_NUMBER] wrong version number (_ssl.c:1006)"))
+    the MLflow server https://host:5000 answers without TLS. Use http://host:5000 instead.
+    """
+    if not uri.startswith("https:") or not any(reason in text for reason in _NO_TLS):
+        return None
+    shown = display_uri(uri)
+    return TrackerError(
+        f"the MLflow server {shown} answers without TLS.",
+        f"Use {shown.replace('https:', 'http:', 1)} instead.",
     )
 
 

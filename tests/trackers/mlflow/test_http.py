@@ -12,7 +12,7 @@ import ssl
 import subprocess
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -23,9 +23,11 @@ from mlflow.entities import Metric, Param
 from mlflow_stores import MlflowServer
 from mlflow_stores.proxy import Answer, Proxy, Request, Rule
 
+from surge_sweeps import curve_cache
 from surge_sweeps.curve_cache import Series
+from surge_sweeps.curves import LossCurves
 from surge_sweeps.errors import TrackerError, UnknownNameError
-from surge_sweeps.trackers import collect
+from surge_sweeps.trackers import collect, open_tracker
 from surge_sweeps.trackers.base import ReadOptions
 from surge_sweeps.trackers.mlflow.database.opening import open_database
 from surge_sweeps.trackers.mlflow.history import (
@@ -42,6 +44,8 @@ from surge_sweeps.trackers.mlflow.reader import MlflowReader
 
 LOSS = "eval/loss"
 FIRST_MS = 1_700_000_000_000
+#: With room between for what comes late.
+EVERY_TENTH = [(step, 1.0 / (step + 1), step) for step in range(0, 50, 10)]
 
 
 class Experiment:
@@ -102,15 +106,13 @@ class Experiment:
         store.runs(store.experiment_id(self.name))
         return store
 
-    def put_history(self, run: str, *, more: Sequence[tuple[int, float, int]] = ()) -> Path:
-        """Store the run's points, and `more`, as its history artifact and vouch for it; the file."""
+    def put_history(self, run: str, *, other: Mapping[int, float] | None = None) -> Path:
+        """Store the run's points as its history artifact, `other` values at some of its rows, and vouch for it."""
         part = self.direct().split()[run]
-        added = [np.array(column) for column in zip(*more, strict=True)] or [np.empty(0)] * 3
-        points = Points(
-            np.concatenate([part.step, added[0]]).astype(np.int64),
-            np.concatenate([part.value, added[1]]),
-            np.concatenate([part.timestamp, added[2] + FIRST_MS]).astype(np.int64),
-        )
+        value = part.value.copy()
+        for row, instead in (other or {}).items():
+            value[row] = instead
+        points = Points(part.step.astype(np.int64), value, part.timestamp)
         content = encode_history({LOSS: points})
         where = self.client.get_run(run).info.artifact_uri.removeprefix("mlflow-artifacts:/")
         path = self.server.artifacts / where / HISTORY_PATH
@@ -309,17 +311,31 @@ def test_artifacts_that_do_not_agree_are_not_believed(experiment: Experiment) ->
 
 
 def test_an_artifact_is_what_is_read_where_it_is_believed(experiment: Experiment) -> None:
-    # A point below the newest that only the artifact has shows which of the two was read.
+    # A value that only the artifact has shows which of the two was read.
     run = experiment.run(ramp(5))
-    experiment.put_history(run, more=[(2, 99.0, 3)])
+    experiment.put_history(run, other={2: 99.0})
     store = experiment.listed()
     assert 99.0 in store.fetch([run], LOSS, None).value
     assert 99.0 in store.fetch([run], LOSS, None).value
 
 
+def test_an_artifact_that_lacks_points_logged_after_the_end_is_not_believed(experiment: Experiment) -> None:
+    runs = [experiment.run(ramp(1500)) for _ in range(3)]
+    for run in runs:
+        experiment.put_history(run)
+    late, early, _ = runs
+    for step in range(700, 703):
+        experiment.client.log_metric(late, LOSS, 9.0 + step, FIRST_MS + 10**6 + step, step)
+    experiment.client.log_metric(early, LOSS, 9.0, FIRST_MS + 5, 4)
+    store = experiment.listed()
+    assert_same(store.fetch(runs, LOSS, None), experiment.direct())
+    assert "history artifact (1 runs)" in store.route
+    assert "2 did not hold exactly the points that their runs have" in store.route
+
+
 def test_artifacts_that_a_server_keeps_elsewhere_come_by_its_own_pages(experiment: Experiment) -> None:
     run = experiment.run(ramp(5))
-    folder = experiment.put_history(run, more=[(2, 99.0, 3)]).parent.parent
+    folder = experiment.put_history(run, other={2: 99.0}).parent.parent
     with closing(sqlite3.connect(experiment.path, timeout=60)) as database, database:
         database.execute("UPDATE runs SET artifact_uri = ? WHERE run_uuid = ?", (str(folder), run))
     store = experiment.listed()
@@ -353,14 +369,53 @@ def test_a_second_read_asks_only_for_what_changed(
         np.testing.assert_array_equal(np.sort(curves.points["loss"]), np.sort(experiment.direct().value))
         return [request for request in server.requests if "get-history" in request.path]
 
-    experiment.run(ramp(5))
+    def runs_of(requests: Sequence[Request]) -> set[str]:
+        return {run for request in requests for run in (ended, going) if run in request.path}
+
+    def fetched() -> set[str]:
+        return runs_of([request for request in read() if "max_results=2&" not in request.path])
+
+    ended = experiment.run(EVERY_TENTH)
     going = experiment.run(ramp(5), status=None)
     assert len(read()) >= 1
     checked = read()
-    assert [going in request.path and "max_results=2&" in request.path for request in checked] == [True]
+    assert runs_of(checked) == {ended, going}
+    assert all("max_results=2&" in request.path for request in checked)
     experiment.client.log_metric(going, LOSS, 0.5, FIRST_MS + 900, 5)
-    grown = read()
-    assert {going in request.path for request in grown} == {True}
+    assert fetched() == {going}
+    # An evaluation that comes after the end of a run, below its newest step and with the time of an old checkpoint.
+    experiment.client.log_metric(ended, LOSS, 7.0, FIRST_MS + 5, 5)
+    assert fetched() == {ended}
+    assert fetched() == set()
+
+
+def test_how_many_ended_runs_were_not_compared_is_said_and_none_waits_for_ever(
+    experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = [experiment.run(EVERY_TENTH) for _ in range(6)]
+    old = set(runs[:3])
+    with closing(sqlite3.connect(experiment.path, timeout=60)) as database, database:
+        database.executemany(
+            "UPDATE runs SET end_time = ? WHERE run_uuid = ?", [(FIRST_MS, run) for run in old]
+        )
+
+    def read() -> tuple[set[str], str]:
+        """The runs whose late point was seen, and how runs were read."""
+        curves = collect(experiment.name, uri=experiment.server.uri, loss=LOSS, cache_dir=tmp_path)
+        return set(curves.points["run"][curves.points["loss"] == 7.0].astype(str)), curves.route
+
+    read()
+    for run in runs:
+        experiment.client.log_metric(run, LOSS, 7.0, FIRST_MS + 5, 5)
+    monkeypatch.setattr(curve_cache, "COMPARE_S", 0.0)
+    monkeypatch.setattr(curve_cache, "_COMPARED_RUNS", 2)
+    # Of those that ended long ago as many as of those that ended just now.
+    for count in (1, 2, 3):
+        seen, route = read()
+        assert (len(seen & old), len(seen - old)) == (count, count)
+        assert "4 of them not compared with the store this time" in route
+    monkeypatch.setattr(curve_cache, "COMPARE_S", math.inf)
+    assert "not compared" not in read()[1]
 
 
 def test_nothing_held_is_all_there_is_of_a_run_without_points(experiment: Experiment) -> None:
@@ -505,6 +560,18 @@ def test_a_certificate_that_is_not_trusted(
         monkeypatch.delenv("MLFLOW_TRACKING_SERVER_CERT_PATH")
         monkeypatch.setenv("MLFLOW_TRACKING_INSECURE_TLS", "true")
         assert len(collect(experiment.name, uri=server.uri).runs) == 0
+
+
+def test_https_for_a_server_without_tls_is_said(
+    experiment: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    uri = experiment.server.uri.replace("http:", "https:")
+    told = rf"answers without TLS\. Use {experiment.server.uri} instead\."
+    with pytest.raises(TrackerError, match=told):
+        collect(experiment.name, uri=uri)
+    with pytest.raises(TrackerError, match=told):
+        open_tracker("mlflow", experiment.name, uri).done_trials()
 
 
 def test_a_busy_server_is_waited_for_while_reading(

@@ -7,7 +7,7 @@ from typing import Any
 
 from surge_sweeps.errors import TrackerError
 from surge_sweeps.extras import require
-from surge_sweeps.trackers.mlflow.access import access_error
+from surge_sweeps.trackers.mlflow.access import access_error, without_tls
 from surge_sweeps.trackers.mlflow.client import shorten
 from surge_sweeps.trackers.mlflow.uri import display_uri, hide_credentials
 
@@ -61,6 +61,8 @@ def unreachable(error: BaseException, uri: str) -> TrackerError:
     # mlflow raises an error of its own while it handles the one that says why.
     cause: BaseException = error.__cause__ or error.__context__ or error
     if isinstance(cause, requests.SSLError):
+        if (plain := without_tls(uri, str(cause))) is not None:
+            return plain
         return TrackerError(
             f"the certificate of the MLflow server {shown} is not trusted{_said(_reason(cause, uri))}.",
             "Name the certificate of its authority in MLFLOW_TRACKING_SERVER_CERT_PATH, or mend the address.",
