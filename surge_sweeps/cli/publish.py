@@ -118,7 +118,7 @@ def publish_result(
     if isinstance(target, MlflowTarget):
         say(f"Publishing in {target.experiment} ...", quiet=quiet)
         made = publication_of(fit, cells, paths, runs=_run_names(curves, fit), draw=True)
-        _publish_in_mlflow(target, made)
+        _publish_in_mlflow(target, made, quiet=quiet)
         return
     scope = curves.project
     if target.holds_runs:
@@ -138,7 +138,7 @@ def _publish_in_wandb(target: WandbTarget, publication: Publication) -> None:
         _tell("W&B report" if done.page_changed else "W&B report, unchanged", done.page_url)
 
 
-def _publish_in_mlflow(target: MlflowTarget, publication: Publication) -> None:
+def _publish_in_mlflow(target: MlflowTarget, publication: Publication, *, quiet: bool) -> None:
     from surge_sweeps.trackers.mlflow.publish import publish
     from surge_sweeps.trackers.mlflow.uri import display_uri, resolve_uri
 
@@ -150,14 +150,22 @@ def _publish_in_mlflow(target: MlflowTarget, publication: Publication) -> None:
     else:
         front = ""
         say(
-            f"The pages below open in MLflow's UI, behind the address that `surge-sweep ui` prints for {store}."
+            f"The pages below open in MLflow's UI, behind the address that `surge-sweep ui` prints for {store}.",
+            quiet=quiet,
         )
-    _tell(_state(done.changed), f"{front}{done.run}")
-    _tell("  report", f"{front}{done.report}")
-    for name, fragment in done.views:
-        _tell(f"  {name}", f"{front}{fragment}")
+    # Of the run's own page MLflow fills the first screen with tags; the report begins with the answer.
+    _tell(_state(done.changed), f"{front}{done.report}")
+    if not quiet:
+        _tell("  run", f"{front}{done.run}")
+        for name, fragment in done.views:
+            _tell(f"  {name}", f"{front}{fragment}")
     if done.no_views:
         say(f"  {done.no_views}")
+    if done.folder:
+        say(
+            f"  The report and the pictures lie in {done.folder!r} on this machine: MLflow's pages show them only where"
+            " that folder can be reached. For colleagues, launch through a server with --artifacts-destination."
+        )
     if done.left:
         say(f"  Files of an earlier publication that could not be removed: {', '.join(done.left)}.")
 

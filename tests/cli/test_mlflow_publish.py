@@ -71,8 +71,9 @@ def test_a_local_store_is_published_in_and_updated(call: Call, empty_store: Path
     number = client.get_experiment_by_name("digits").experiment_id
     (parent,) = client.search_runs([number], "tags.`surge.kind` = 'sweep'")
     address = f"#/experiments/{number}/runs/{parent.info.run_id}"
-    assert f"Published: {address}\n" in done.output
-    assert f"report: {address}/artifacts/surge/report.html\n" in done.output
+    assert f"Published: {address}/artifacts/surge/report.html\n" in done.output
+    assert f"  run: {address}\n" in done.output
+    assert "on this machine" not in done.output
     assert f"#/experiments/{number}/runs?viewStateShareKey=surge-trials" in done.output
     assert "surge-sweep ui" in done.output
     assert tags["mlflow.note.content"].startswith("Train with")

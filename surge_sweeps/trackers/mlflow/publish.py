@@ -31,6 +31,7 @@ from surge_sweeps.trackers.mlflow.published_files import (
     TABLES_TAG,
     artifacts_of,
     check_artifact_place,
+    folder_here,
     tables_tag,
     write_artifacts,
 )
@@ -69,6 +70,8 @@ class Published:
         changed: whether it was written; False: it held all of this already.
         left: files of an earlier publication that the artifact store did not remove.
         no_views: why no views were saved; empty where there are some, or where the runs are elsewhere.
+        folder: of this machine that the files lie in, where the store is a database that others may reach from
+            elsewhere; else empty.
     """
 
     run_name: str
@@ -78,6 +81,7 @@ class Published:
     changed: bool
     left: tuple[str, ...] = ()
     no_views: str = ""
+    folder: str = ""
 
 
 class _Home(NamedTuple):
@@ -143,7 +147,8 @@ def _publish(client: Any, experiment: str, publication: Publication, uri: str) -
         # They may have been deleted, or show part of the runs while all are counted in the result.
         views, no_views = _save_views(client, home.experiment_id, publication)
         if views == held.views:
-            return replace(held, no_views=no_views)
+            folder = folder_here(uri, run.info.artifact_uri)
+            return replace(held, no_views=no_views, folder=folder)
         # The note links them.
     if run is None:
         check_artifact_place(uri, home.location)
@@ -153,7 +158,8 @@ def _publish(client: Any, experiment: str, publication: Publication, uri: str) -
     left, no_views = _write(client, run, publication, scope, mark)
     for one in home.earlier:
         _withdraw(client, one, _link(run))
-    return replace(_published(client.get_run(run.info.run_id), True), left=left, no_views=no_views)
+    done = _published(client.get_run(run.info.run_id), True)
+    return replace(done, left=left, no_views=no_views, folder=folder_here(uri, run.info.artifact_uri))
 
 
 def _experiment(client: Any, name: str) -> Any:

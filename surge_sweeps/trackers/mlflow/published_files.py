@@ -129,6 +129,13 @@ def check_artifact_place(tracking_uri: str, location: str) -> None:
     store = sqlite_path(tracking_uri)
     if store is not None and folder.is_relative_to(store.resolve().parent):
         return
+    if store is None and not folder.parent.is_dir() and not folder.is_relative_to(Path.cwd()):
+        raise TrackerError(
+            f"the experiment keeps its artifacts in {str(folder)!r}, and there is no folder {str(folder.parent)!r} on"
+            " this machine: MLflow took the folder that the sweep was launched in.",
+            "Publish on that machine, or make that folder. For colleagues to see files, launch new sweeps through a"
+            " server with --artifacts-destination.",
+        )
     if not folder.parent.is_dir() and not folder.is_relative_to(Path.cwd()):
         raise TrackerError(
             f"the experiment keeps its artifacts in {str(folder)!r}, and there is no folder {str(folder.parent)!r}: the"
@@ -142,6 +149,21 @@ def check_artifact_place(tracking_uri: str, location: str) -> None:
             " this store looks like a copy of that one.",
             f"Publish in that store. {_MOVE}",
         )
+
+
+def folder_here(tracking_uri: str, location: str) -> str:
+    """The folder of this machine that artifacts of a database go to which others may reach from elsewhere; else empty.
+
+    A server serves its artifacts, and the folder of a SQLite store lies beside it.
+
+    >>> folder_here("postgresql://host/mlflow", "file:///work/mlruns/1"), folder_here("postgresql://host/mlflow", "s3://a")
+    ('/work/mlruns/1', '')
+    >>> folder_here("sqlite:///mlflow.db", "/work/mlruns/1"), folder_here("http://host:5000", "/work/mlruns/1")
+    ('', '')
+    """
+    parts = urlsplit(location)
+    is_here = parts.scheme in ("", "file") and urlsplit(tracking_uri).scheme not in ("http", "https")
+    return str(Path(unquote(parts.path))) if is_here and sqlite_path(tracking_uri) is None else ""
 
 
 def _original(store: Path, folder: Path, location: str) -> Path | None:

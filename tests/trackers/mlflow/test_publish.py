@@ -291,6 +291,28 @@ def test_in_postgresql(postgres_uri: str, tmp_path: Path, surge: Study) -> None:
     assert not publish("digits", surge.publication, postgres_uri).changed
 
 
+def test_in_postgresql_it_is_said_where_the_files_lie(
+    postgres_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launched, elsewhere = tmp_path / "launched", tmp_path / "elsewhere"
+    launched.mkdir(), elsewhere.mkdir()
+    monkeypatch.chdir(launched)
+    client = MlflowClient(postgres_uri)
+    client.create_experiment("digits")  # MLflow takes the working folder
+    run = parent(client)
+    monkeypatch.chdir(elsewhere)
+    with pytest.raises(TrackerError, match=f"no folder '{launched / 'mlruns'}' on this machine"):
+        check_publishing("digits", postgres_uri)
+    (launched / "mlruns").mkdir()
+    for changed in (True, False):
+        done = publish("digits", small(), postgres_uri)
+        assert done.changed == changed
+        assert Path(done.folder, "surge", "report.html").is_file()
+        assert Path(done.folder).is_relative_to(launched)
+    check_whole(client, run, small())
+    assert list(elsewhere.iterdir()) == []
+
+
 # ---- which run
 
 
