@@ -63,6 +63,7 @@ def make_run(
         end_ms,
         from_tags | dict(params),
         metrics,
+        failed=status == "FAILED",
         parent=tags.get(TAG_PARENT),
     )
 

@@ -184,13 +184,42 @@ def test_status_follows_from_what_the_store_knows(read: Callable[..., LossCurves
         foreign_run(PARAMS, nan): "diverged",
         foreign_run(PARAMS, {"eval/loss": [(1, 2.0), (2, math.inf)]}): "diverged",
         foreign_run(PARAMS, recovered): "finished",
-        foreign_run(PARAMS, nan, status="FAILED"): "crashed",
+        # A program that ends with an error at its first NaN has a result, as on W&B.
+        foreign_run(PARAMS, nan, status="FAILED"): "diverged",
+        foreign_run(PARAMS, LOSS, status="FAILED"): "crashed",
+        foreign_run(PARAMS, nan, status="KILLED"): "crashed",
+        foreign_run(PARAMS, nan, status="FAILED", tags={"surge.status": "crashed"}): "crashed",
         foreign_run(PARAMS, LOSS, status="KILLED"): "crashed",
         foreign_run(PARAMS, LOSS, status=None, time_ms=now_ms - 60_000): "running",
         foreign_run(PARAMS, LOSS, status=None, time_ms=now_ms - 7_200_000): "stale",
         foreign_run(PARAMS, nan, tags={"surge.status": "capped"}): "capped",
         foreign_run(PARAMS, LOSS, tags={"surge.status": "bogus"}): "finished",
     }
+    assert dict(read().runs[["run", "status"]].itertuples(index=False)) == expected
+
+
+@pytest.mark.parametrize(
+    ("unit_s", "silent", "at_work"),
+    [(1e-3, "stale", "running"), (1.0, "stale", "running"), (1e6, "running", "running")],
+    ids=["milliseconds", "seconds", "no time"],
+)
+def test_points_stamped_in_seconds_or_not_at_all_do_not_make_a_run_stale(
+    read: Callable[..., LossCurves],
+    foreign_run: Log,
+    client: MlflowClient,
+    unit_s: float,
+    silent: str,
+    at_work: str,
+) -> None:
+    begun_ms = int(time.time() * 1000) - 10 * 3_600_000
+    expected = {}
+    for ago_s, status in ((7200, silent), (60, at_work)):
+        run = foreign_run(PARAMS, {}, status=None, time_ms=begun_ms)
+        for step in (1, 2):
+            client.log_metric(
+                run, "eval/loss", 1 / step, timestamp=int((time.time() - ago_s) / unit_s), step=step
+            )
+        expected[run] = status
     assert dict(read().runs[["run", "status"]].itertuples(index=False)) == expected
 
 
