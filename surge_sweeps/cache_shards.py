@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 #: Of the files. Those of another version are built again.
-SHARD_VERSION = 2
+SHARD_VERSION = 3
 
 _MANIFEST = b"surge_sweeps"
 _COLUMNS = ("step", "value", "timestamp")
@@ -34,10 +34,16 @@ FloatArray = NDArray[np.float64]
 
 
 class Entry(NamedTuple):
-    """One run of a shard: the state of the store that it was read in, and its number of points."""
+    """One run of a shard.
+
+    Attributes:
+        signature: the state of the store that it was read in. rows: its number of points.
+        checked_ms: when, in milliseconds since 1970, what is held was last known to be the store's.
+    """
 
     signature: str
     rows: int
+    checked_ms: int
 
 
 class Columns(NamedTuple):
@@ -54,12 +60,17 @@ class Shard:
 
     Attributes:
         path: the file. runs: run -> what is held of it, in the order of its points.
-        checked_ms: since when, in milliseconds since 1970, what is held was the store's.
+        written_ms: since when the file is there, in milliseconds since 1970.
     """
 
     path: Path
     runs: Mapping[str, Entry]
-    checked_ms: int
+    written_ms: int
+
+    @property
+    def used_ms(self) -> int:
+        """When it was written, or last of use."""
+        return max(self.written_ms, *(entry.checked_ms for entry in self.runs.values()))
 
     @property
     def points(self) -> int:
@@ -103,31 +114,31 @@ class ShardFolder:
         self._key = list(key)
 
     def open(self) -> Opened:
-        """Every shard without its points, in the order in which they were checked; raises OSError."""
+        """Every shard without its points, in the order in which they were of use; raises OSError."""
         found = Opened([], {})
         if not self.path.is_dir():
             return found
         checked = self._checked()
         for path in sorted(self.path.glob("shard-*.parquet")):
             try:
-                found.shards.append(self._open(path, checked.get(path.name, 0)))
+                found.shards.append(self._open(path, checked.get(path.name, [])))
             except FileNotFoundError:
                 continue
             except (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException) as error:
                 if isinstance(error, PermissionError):
                     raise
                 found.unusable[path] = "" if isinstance(error, _OtherVersionError) else str(error)
-        found.shards.sort(key=lambda shard: shard.checked_ms)
+        found.shards.sort(key=lambda shard: shard.used_ms)
         return found
 
-    def write(self, runs: Iterable[tuple[str, Entry]], columns: Columns, checked_ms: int) -> Shard:
+    def write(self, runs: Iterable[tuple[str, Entry]], columns: Columns, written_ms: int) -> Shard:
         """Put a new shard in place, whole or not at all; raises OSError where that cannot be done."""
         entries = dict(runs)
         manifest = {
             "version": SHARD_VERSION,
             "key": self._key,
-            "checked_ms": checked_ms,
-            "runs": [[run, entry.signature, entry.rows] for run, entry in entries.items()],
+            "written_ms": written_ms,
+            "runs": [[run, *entry] for run, entry in entries.items()],
         }
         table = pa.table(
             {
@@ -155,11 +166,11 @@ class ShardFolder:
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
-        return Shard(path, entries, checked_ms)
+        return Shard(path, entries, written_ms)
 
-    def say_checked(self, shards: Iterable[Shard], checked_ms: int) -> None:
-        """Say that these shards are what the store held at a time, and remove leftovers; raises OSError."""
-        text = json.dumps({shard.path.name: checked_ms for shard in shards})
+    def say_checked(self, times: Mapping[Shard, Sequence[int]]) -> None:
+        """Say when the runs of each shard were last known to be the store's, and remove leftovers; raises OSError."""
+        text = json.dumps({shard.path.name: list(checked) for shard, checked in times.items()})
         temporary = self.path / f".checked-{secrets.token_hex(4)}.tmp"
         try:
             temporary.write_text(text, encoding="utf-8")
@@ -173,24 +184,30 @@ class ShardFolder:
             except FileNotFoundError:
                 continue
 
-    def _open(self, path: Path, checked_ms: int) -> Shard:
+    def _open(self, path: Path, checked: Sequence[int]) -> Shard:
         metadata = pq.read_metadata(path)
         manifest: dict[str, Any] = json.loads((metadata.metadata or {})[_MANIFEST])
         if manifest["version"] != SHARD_VERSION:
             raise _OtherVersionError
         if manifest["key"] != self._key:
             raise ValueError("it holds another project or metric")
-        runs = {str(run): Entry(str(signature), int(rows)) for run, signature, rows in manifest["runs"]}
-        shard = Shard(path, runs, max(int(manifest["checked_ms"]), checked_ms))
+        listed = manifest["runs"]
+        later = checked if len(checked) == len(listed) else [0] * len(listed)
+        runs = {
+            str(run): Entry(str(signature), int(rows), max(int(checked_ms), since_ms))
+            for (run, signature, rows, checked_ms), since_ms in zip(listed, later, strict=True)
+        }
+        shard = Shard(path, runs, int(manifest["written_ms"]))
         if shard.points != metadata.num_rows or any(entry.rows < 0 for entry in runs.values()):
             raise ValueError("its points and its list of runs disagree")
         return shard
 
-    def _checked(self) -> dict[str, int]:
-        """When shards were last compared with the store. Without that each tells when it was written."""
+    def _checked(self) -> dict[str, list[int]]:
+        """When the runs of shards were last compared with the store. Without that each shard tells what held when it
+        was written."""
         try:
             found = json.loads((self.path / _CHECKED).read_text(encoding="utf-8"))
-            return {str(name): int(checked_ms) for name, checked_ms in found.items()}
+            return {str(name): [int(checked_ms) for checked_ms in times] for name, times in found.items()}
         except (OSError, ValueError, TypeError, AttributeError):
             return {}
 

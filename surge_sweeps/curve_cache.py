@@ -12,9 +12,10 @@ import json
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,9 @@ CHUNK_POINTS = 2**20
 CHUNK_RUNS = 1000
 #: More shards than these that are not half full are written again as few.
 _SMALL_SHARDS = 8
+#: For so long, and for one group at least, runs are compared with the store that most likely have not changed.
+COMPARE_S = 2.0
+_COMPARED_RUNS = 16
 #: How far the clocks of programs that log may be behind this one's.
 CLOCK_SLACK_MS = 15 * 60 * 1000
 
@@ -96,6 +100,19 @@ def join_series(parts: Sequence[Series]) -> Series:
 Fetch = Callable[[Sequence[str]], Series]
 
 
+class Doubts(NamedTuple):
+    """Runs that may have changed although their signatures have not.
+
+    Attributes:
+        likely: those that are fetched again unless it is known that nothing has come.
+        unlikely: those that are compared with the store for as long as `COMPARE_S`, the first ones first; what is left
+            is taken from the cache.
+    """
+
+    likely: set[str]
+    unlikely: Sequence[str] = ()
+
+
 @dataclass(frozen=True)
 class Wanted:
     """What a read asks for, and what the store says of it.
@@ -106,8 +123,8 @@ class Wanted:
         rows: how many rows the store says that runs have, None where it cannot: a shorter series is not kept, so that
             what is missing is asked for, and named, again.
         sizes: about how many rows runs have, to read them in chunks.
-        doubtful: since when (milliseconds since 1970) -> the runs that may have changed since although their signatures
-            have not. They are fetched again unless the next two say that nothing has come.
+        doubtful: run -> when what the cache holds of it was last known to be the store's, in milliseconds since 1970;
+            gives those that may have changed since although their signatures have not. The next two say which have not.
         count: how many rows runs have, None where the store cannot say. Rows are never taken away, nor changed.
         unchanged: run -> what the cache holds of it; gives those of them that are certainly the store's.
     """
@@ -115,7 +132,7 @@ class Wanted:
     signatures: Mapping[str, str | None]
     rows: Mapping[str, int | None] = field(default_factory=dict)
     sizes: Mapping[str, int] = field(default_factory=dict)
-    doubtful: Callable[[int], set[str]] | None = None
+    doubtful: Callable[[Mapping[str, int]], Doubts] | None = None
     count: Callable[[Sequence[str]], Sequence[int | None]] | None = None
     unchanged: Callable[[Mapping[str, Series]], set[str]] | None = None
 
@@ -148,6 +165,9 @@ class SeriesCache:
     Args:
         folder: where the cache lies; made when missing.
         key: what is cached (tracker, store, project, metric). Only its hash enters the folder's name.
+
+    Attributes:
+        not_compared: the runs in doubt that the last read took from the cache by the store's listing alone.
     """
 
     def __init__(self, folder: Path, key: Sequence[str]) -> None:
@@ -157,6 +177,7 @@ class SeriesCache:
         self._shards = ShardFolder(self.path, list(key))
         self._writable = True
         self._warned = False
+        self.not_compared: set[str] = set()
 
     def read(self, wanted: Wanted, fetch: Fetch) -> Iterator[Series]:
         """The series of the runs wanted, each run once, in parts of several runs and in any order.
@@ -165,6 +186,7 @@ class SeriesCache:
         and the store read instead: the result is the same. The cache is tidied once all parts were taken.
         """
         began_ms = time.time_ns() // 1_000_000
+        self.not_compared = set()
         missing = set(wanted.signatures)
         kept: dict[Shard, list[str]] = {}
         for shard, runs in self._usable(wanted).items():
@@ -198,21 +220,26 @@ class SeriesCache:
             self._discard(path, why)
         owner: dict[str, Shard] = {}
         for shard in shards:
-            for run, (signature, rows) in shard.runs.items():
+            for run, entry in shard.runs.items():
                 # Of two states that the listing does not tell apart, the one with more rows is the newer.
-                is_newer = run not in owner or rows >= owner[run].runs[run].rows
-                if wanted.signatures.get(run) == signature and is_newer:
+                is_newer = run not in owner or entry.rows >= owner[run].runs[run].rows
+                if wanted.signatures.get(run) == entry.signature and is_newer:
                     owner[run] = shard
         for run in self._doubted(owner, wanted):
             del owner[run]
         return _by_shard(owner)
 
     def _doubted(self, owner: Mapping[str, Shard], wanted: Wanted) -> list[str]:
-        """The runs held that may have changed."""
+        """The runs held that have changed, or may well have."""
         if wanted.doubtful is None or not owner:
             return []
-        since_ms = min(shard.checked_ms for shard in owner.values()) - CLOCK_SLACK_MS
-        doubted = [run for run in sorted(wanted.doubtful(since_ms)) if run in owner]
+        doubts = wanted.doubtful({run: shard.runs[run].checked_ms for run, shard in owner.items()})
+        unlikely = [run for run in doubts.unlikely if run in owner]
+        return self._likely(doubts.likely, owner, wanted) + self._compared(unlikely, owner, wanted)
+
+    def _likely(self, runs: Iterable[str], owner: Mapping[str, Shard], wanted: Wanted) -> list[str]:
+        """Those of the runs of which it is not known that nothing has come."""
+        doubted = [run for run in sorted(runs) if run in owner]
         counts = wanted.count(doubted) if wanted.count is not None else [None] * len(doubted)
         held = [owner[run].runs[run].rows for run in doubted]
         found = [run for run, rows, count in zip(doubted, held, counts, strict=True) if rows != count]
@@ -224,6 +251,24 @@ class SeriesCache:
             series = self._load(shard, runs)
             sure |= set() if series is None else wanted.unchanged(series.split())
         return [run for run in found if run not in sure]
+
+    def _compared(self, runs: Sequence[str], owner: Mapping[str, Shard], wanted: Wanted) -> list[str]:
+        """Those of the runs that a comparison shows to have changed; what there is no time for is `not_compared`."""
+        self.not_compared = set(runs)
+        found: list[str] = []
+        end_s = time.monotonic() + COMPARE_S
+        if wanted.unchanged is None:
+            return found
+        for first in range(0, len(runs), _COMPARED_RUNS):
+            group = {run: owner[run] for run in runs[first : first + _COMPARED_RUNS]}
+            parts = [self._load(shard, some) for shard, some in _by_shard(group).items()]
+            held = join_series([part for part in parts if part is not None]).split()
+            sure = wanted.unchanged(held)
+            found += [run for run in held if run not in sure]
+            self.not_compared.difference_update(held)
+            if time.monotonic() > end_s:
+                break
+        return found
 
     def _load(self, shard: Shard, runs: Sequence[str]) -> Series | None:
         """Some runs of a shard; None where it is gone, or damaged."""
@@ -243,21 +288,18 @@ class SeriesCache:
         """Write what was fetched, but for runs that are to be fetched every time or came short."""
         counts = zip(series.runs, series.rows, strict=True)
         whole = {
-            run: signature
+            run: Entry(signature, int(rows), began_ms)
             for run, rows in counts
             if (signature := wanted.signatures[run]) is not None and rows >= (wanted.rows.get(run) or 0)
         }
         return self._write(series.take(list(whole)), whole, began_ms)
 
-    def _write(self, series: Series, signatures: Mapping[str, str], checked_ms: int) -> Shard | None:
+    def _write(self, series: Series, entries: Mapping[str, Entry], began_ms: int) -> Shard | None:
         if not self._writable or not series.runs:
             return None
-        rows = dict(zip(series.runs, series.rows.tolist(), strict=True))
-        entries = [(run, Entry(signatures[run], rows[run])) for run in series.runs]
+        columns = Columns(series.step, series.value, series.timestamp)
         try:
-            return self._shards.write(
-                entries, Columns(series.step, series.value, series.timestamp), checked_ms
-            )
+            return self._shards.write([(run, entries[run]) for run in series.runs], columns, began_ms)
         except OSError as error:
             self._writable = False
             self._warn(
@@ -275,18 +317,26 @@ class SeriesCache:
         again.update(small if len(small) > _SMALL_SHARDS else ())
         merged = self._merge({shard: runs for shard, runs in kept.items() if shard in again}, began_ms)
         kept = {shard: runs for shard, runs in kept.items() if shard not in again} | merged
+        times = {
+            shard: [self._known_ms(shard, run, runs, began_ms) for run in shard.runs]
+            for shard, runs in ((shard, set(runs)) for shard, runs in kept.items())
+        }
         try:
             names = {shard.path.name for shard in kept}
             for shard in self._shards.open().shards:
                 # What another process has written since this read began is its own.
-                if shard.path.name not in names and shard.checked_ms < began_ms:
+                if shard.path.name not in names and shard.used_ms < began_ms:
                     shard.path.unlink(missing_ok=True)
             for shard in again - kept.keys():
                 shard.path.unlink(missing_ok=True)
-            self._shards.say_checked(kept, began_ms)
+            self._shards.say_checked(times)
             self._older.unlink(missing_ok=True)
         except OSError as error:
             self._warn(f"cannot be tidied ({_reason(error)})")
+
+    def _known_ms(self, shard: Shard, run: str, asked: Collection[str], began_ms: int) -> int:
+        """When what a shard holds of a run was last known to be the store's: now, if this read has asked for it."""
+        return began_ms if run in asked and run not in self.not_compared else shard.runs[run].checked_ms
 
     def _merge(self, shards: Mapping[Shard, list[str]], began_ms: int) -> dict[Shard, list[str]]:
         """Write shards again as fewer; those that cannot be stay."""
@@ -297,8 +347,9 @@ class SeriesCache:
             parts = _by_shard({run: owner[run] for run in group})
             series = [self._load(shard, runs) for shard, runs in parts.items()]
             joined = join_series([part for part in series if part is not None])
-            signatures = {run: owner[run].runs[run].signature for run in group}
-            written = self._write(joined, signatures, began_ms)
+            known = {run: self._known_ms(owner[run], run, group, began_ms) for run in group}
+            entries = {run: owner[run].runs[run]._replace(checked_ms=known[run]) for run in group}
+            written = self._write(joined, entries, began_ms)
             if written is None:
                 return found | dict(shards)
             found[written] = list(written.runs)

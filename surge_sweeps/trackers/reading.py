@@ -8,28 +8,36 @@ What a listing tells of a run decides whether the cache still holds for it:
   newest point have not: those that go on, and those that have a point stamped since the cache was last compared with
   the store (`touched`), as from a program that evaluates old checkpoints later. A run that was started again has
   another end time.
-- Where nothing counts points (an MLflow server), a run that has ended is unchanged while its state, end and newest
-  point are. One that goes on is compared with the store (`unchanged`) where that can be done, and else read again: a
-  run that was resumed at a lower step keeps its newest point while it logs others.
+- Where nothing counts points (an MLflow server), one small request a run compares it with the store (`unchanged`). Runs
+  that go on are all compared: one that was resumed at a lower step keeps its newest point while it logs others. So are
+  those that have ended, since evaluations may come late, but for no longer than `COMPARE_S` in a read, the one that was
+  compared longest ago first, and in turn one that ended within `RECENT_MS` and an older one.
+- Where no comparison can be made (folders and other databases, through MLflow's client; over HTTP a metric on another's
+  axis), runs that go on are read again, and one that has ended is unchanged while its state, end and newest point are.
 
-What stays unseen is a point that somebody writes into a run after its end, at a step below its newest, with a time from
-before the cache was made: without the cache it is read.
+`Reading.route` says how many runs were taken from the cache without a comparison. Of those, a point stays unseen that
+somebody wrote after their end at a step below their newest. In a database it is one that has a time from before the
+cache was last compared: without the cache it is read.
 """
 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import NamedTuple, Protocol
 
 from surge_sweeps.counting import counted
-from surge_sweeps.curve_cache import Series, SeriesCache, Wanted, chunks, join_series
+from surge_sweeps.curve_cache import CLOCK_SLACK_MS, Doubts, Series, SeriesCache, Wanted, chunks, join_series
 from surge_sweeps.trackers.base import ReadOptions
 from surge_sweeps.trackers.stored_runs import StoredRun
 
 #: Where only a run's newest step tells how many points it may have, they are taken for no more than this.
 _MOST_GUESSED = 20_000
+#: Evaluations that come after a run's end most often come within so many milliseconds.
+RECENT_MS = 7 * 24 * 3600 * 1000
 #: So many runs tell whether a metric is a curve or one number a run: to count the points of 10,000 takes seconds.
 _COUNTED_RUNS = 500
 
@@ -87,15 +95,19 @@ class Reading:
     _seen: dict[tuple[str, str], Series] = field(default_factory=dict)
     _asked: set[str] = field(default_factory=set)
     _fetched: set[str] = field(default_factory=set)
+    _not_compared: set[str] = field(default_factory=set)
 
     def route(self) -> str:
         """By what way the points came, once they are read."""
         cached = len(self._asked - self._fetched)
         if not cached:
             return self.source.route if self._fetched else ""
+        left = len(self._not_compared - self._fetched)
+        unsure = f"{left} of them not compared with the store this time" if left else ""
         if not self._fetched:
-            return "the cache"
-        return f"the cache ({cached} of {counted(len(self._asked), 'run')}), else {self.source.route}"
+            return f"the cache ({unsure})" if unsure else "the cache"
+        words = f"{cached} of {counted(len(self._asked), 'run')}{', ' if unsure else ''}{unsure}"
+        return f"the cache ({words}), else {self.source.route}"
 
     def count(self, stored: Sequence[StoredRun], metric: str) -> list[int | None]:
         """How many points of a metric runs have; None where the store cannot say. Of very many runs only some."""
@@ -131,9 +143,10 @@ class Reading:
         yield from cache.read(
             self._wanted(stored, metric, axis), lambda changed: self._from_store(changed, metric, axis)
         )
+        self._not_compared.update(cache.not_compared)
 
     def _wanted(self, stored: Sequence[StoredRun], metric: str, axis: str | None) -> Wanted:
-        source, open_runs = self.source, {run.run for run in stored if run.ended == "running"}
+        source = self.source
         touched: Callable[[str, int], set[str] | None] | None = getattr(source, "touched", None)
         unchanged: Callable[[Mapping[str, Series], str], set[str]] | None = getattr(source, "unchanged", None)
         sizes = _sizes(stored, metric)
@@ -146,10 +159,14 @@ class Reading:
         }
         counts_known = touched is None and None not in rows.values()
 
-        def doubtful(since_ms: int) -> set[str]:
+        def doubtful(held: Mapping[str, int]) -> Doubts:
+            open_runs = {run.run for run in stored if run.ended == "running"}
+            since_ms = min(held.values()) - CLOCK_SLACK_MS
             found = None if touched is None else touched(metric, since_ms)
-            beside = set() if touched is None or axis is None else touched(axis, since_ms)
-            return open_runs | (found or set()) | (beside or set())
+            if touched is None or found is None:
+                return Doubts(open_runs, _compared_in_turn(stored, held))
+            beside = set() if axis is None else touched(axis, since_ms)
+            return Doubts(open_runs | found | (beside or set()))
 
         # A new point of the axis alone leaves the count as it was.
         is_own = axis is None
@@ -172,6 +189,17 @@ class Reading:
                 return series
             seen |= series.split()
         return join_series([seen[run] for run in runs])
+
+
+def _compared_in_turn(stored: Sequence[StoredRun], held: Mapping[str, int]) -> list[str]:
+    """The runs that have ended, those first that were compared longest ago: a recent one, an older one, and so on."""
+    ended = sorted(
+        (run for run in stored if run.ended != "running" and run.run in held), key=lambda run: held[run.run]
+    )
+    since_ms = time.time_ns() // 1_000_000 - RECENT_MS
+    recent = [run.run for run in ended if (run.end_ms or run.start_ms or 0) >= since_ms]
+    older = [run.run for run in ended if (run.end_ms or run.start_ms or 0) < since_ms]
+    return [run for pair in zip_longest(recent, older) for run in pair if run is not None]
 
 
 def _sizes(stored: Sequence[StoredRun], metric: str) -> dict[str, int]:

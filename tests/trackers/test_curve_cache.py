@@ -7,7 +7,7 @@ import os
 import shutil
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from mlflow import MlflowClient
 
 from surge_sweeps import cache_shards, curve_cache
-from surge_sweeps.curve_cache import CacheWarning, Series, SeriesCache, Wanted, join_series
+from surge_sweeps.curve_cache import CacheWarning, Doubts, Series, SeriesCache, Wanted, join_series
 from surge_sweeps.curves import LossCurves
 from surge_sweeps.trackers import collect
 from surge_sweeps.trackers.mlflow import reader as mlflow_reader
@@ -224,15 +224,15 @@ def test_runs_in_doubt_are_read_again_unless_nothing_has_come(tmp_path: Path) ->
 
     assert read() == ["a", "b", "c"]
     assert read() == []
-    assert read(doubtful=lambda since: {"a", "b"}) == ["a", "b"]
-    assert read(doubtful=lambda since: {"a", "b"}, count=lambda runs: [1] * len(runs)) == []
+    assert read(doubtful=lambda held: Doubts({"a", "b"})) == ["a", "b"]
+    assert read(doubtful=lambda held: Doubts({"a", "b"}), count=lambda runs: [1] * len(runs)) == []
     # The listing is the same as before; only the count tells, and the newer of two states alike is the one to trust.
     store.points["b"] = [(0, 1.0), (1, 0.5)]
     assert read(
-        doubtful=lambda since: {"a", "b"}, count=lambda runs: [len(store.points[r]) for r in runs]
+        doubtful=lambda held: Doubts({"a", "b"}), count=lambda runs: [len(store.points[r]) for r in runs]
     ) == ["b"]
     assert read() == []
-    none = {"doubtful": lambda since: {"a", "b"}, "count": lambda runs: [None] * len(runs)}
+    none = {"doubtful": lambda held: Doubts({"a", "b"}), "count": lambda runs: [None] * len(runs)}
     assert read(**none) == ["a", "b"]
     held: dict[str, list[float]] = {}
 
@@ -248,9 +248,9 @@ def test_doubts_are_asked_for_since_the_store_was_last_compared(tmp_path: Path) 
     store = Store(a=[(0, 1.0)])
     since: list[int] = []
 
-    def doubtful(since_ms: int) -> set[str]:
-        since.append(since_ms)
-        return set()
+    def doubtful(held: Mapping[str, int]) -> Doubts:
+        since.append(held["a"])
+        return Doubts(set())
 
     for _ in range(3):
         before_ms = time.time_ns() // 1_000_000
@@ -258,7 +258,101 @@ def test_doubts_are_asked_for_since_the_store_was_last_compared(tmp_path: Path) 
         time.sleep(0.002)
     assert since == sorted(since)
     assert len(set(since)) == 2
-    assert since[-1] + curve_cache.CLOCK_SLACK_MS < before_ms
+    assert since[-1] < before_ms
+
+
+def test_the_time_of_a_run_that_was_not_asked_for_stays(tmp_path: Path) -> None:
+    store = Store(a=[(0, 1.0)], b=[(0, 1.0)], c=[(0, 1.0)])
+    cache = SeriesCache(tmp_path, ["x"])
+
+    def read(runs: str, unlikely: Sequence[str] = ()) -> dict[str, int]:
+        """When each run held was last compared, as the read was told."""
+        told: dict[str, int] = {}
+
+        def doubtful(held: Mapping[str, int]) -> Doubts:
+            told.update(held)
+            return Doubts(set(), unlikely)
+
+        time.sleep(0.002)
+        wanted = Wanted(dict.fromkeys(runs, "1"), doubtful=doubtful)
+        assert sorted(run for part in cache.read(wanted, store.fetch) for run in part.runs) == list(runs)
+        return told
+
+    read("abc")
+    first = read("abc")
+    read("ab")  # one that is deleted is not asked for
+    last = read("abc", unlikely=["a"])  # nor is one that no comparison can be made for
+    assert len(set(first.values())) == 1
+    assert first["c"] < last["c"] < last["a"] == last["b"]
+    assert cache.not_compared == {"a"}
+    after = read("abc")
+    assert after["a"] == last["a"] < after["b"] == after["c"]
+
+
+def test_shards_written_again_as_one_keep_the_times_of_their_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(curve_cache, "CHUNK_RUNS", 1)
+    monkeypatch.setattr(curve_cache, "_SMALL_SHARDS", 2)
+    store = Store(a=[(0, 1.0)], b=[(0, 1.0)])
+    told: list[dict[str, int]] = []
+
+    def read(runs: str, *unlikely: str) -> None:
+        def doubtful(held: Mapping[str, int]) -> Doubts:
+            told.append(dict(held))
+            return Doubts(set(), unlikely)
+
+        time.sleep(0.002)
+        list(
+            SeriesCache(tmp_path, ["x"]).read(
+                Wanted(dict.fromkeys(runs, "1"), doubtful=doubtful), store.fetch
+            )
+        )
+
+    read("ab")
+    monkeypatch.setattr(curve_cache, "CHUNK_RUNS", 1000)
+    monkeypatch.setattr(curve_cache, "_SMALL_SHARDS", 1)
+    read("ab", "a")
+    assert len(shards_of(SeriesCache(tmp_path, ["x"]))) == 1
+    read("ab")
+    assert told[1]["a"] == told[0]["a"] < told[1]["b"]
+
+
+def test_runs_that_are_unlikely_to_have_changed_are_compared_as_long_as_there_is_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(curve_cache, "_COMPARED_RUNS", 2)
+    store = Store(**{run: [(0, 1.0)] for run in "abcdef"})
+    compared: list[str] = []
+
+    def unchanged(held: Mapping[str, Series]) -> set[str]:
+        compared.extend(held)
+        return {run for run, part in held.items() if same(part, series(**{run: store.points[run]}))}
+
+    def in_turn(held: Mapping[str, int]) -> Doubts:
+        return Doubts(set(), sorted(held, key=lambda run: held[run]))
+
+    def read() -> set[str]:
+        compared.clear()
+        store.asked = []
+        time.sleep(0.002)
+        cache = SeriesCache(tmp_path, ["x"])
+        wanted = Wanted(dict.fromkeys("abcdef", "1"), doubtful=in_turn, unchanged=unchanged)
+        parts = join_series(list(cache.read(wanted, store.fetch))).take(list("abcdef"))
+        if not cache.not_compared:
+            assert same(parts, series(**store.points))
+        return cache.not_compared
+
+    read()
+    store.points |= {"a": [(0, 1.0), (1, 2.0)], "f": [(0, 1.0), (1, 2.0)]}
+    monkeypatch.setattr(curve_cache, "COMPARE_S", 0.0)
+    # Each read compares those that wait longest, so that none waits for ever.
+    for group, fetched in (("ab", ["a"]), ("cd", []), ("ef", ["f"])):
+        assert read() == set("abcdef") - set(group)
+        assert (compared, store.asked) == (list(group), fetched)
+    monkeypatch.setattr(curve_cache, "COMPARE_S", math.inf)
+    assert read() == set()
+    assert (sorted(compared), store.asked) == (list("abcdef"), [])
 
 
 @pytest.mark.parametrize("kind", ["file in the way", "read-only"])

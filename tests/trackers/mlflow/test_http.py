@@ -25,7 +25,6 @@ from mlflow_stores.proxy import Answer, Proxy, Request, Rule
 
 from surge_sweeps import curve_cache
 from surge_sweeps.curve_cache import Series
-from surge_sweeps.curves import LossCurves
 from surge_sweeps.errors import TrackerError, UnknownNameError
 from surge_sweeps.trackers import collect, open_tracker
 from surge_sweeps.trackers.base import ReadOptions

@@ -11,6 +11,8 @@ from surge_sweeps.errors import TrackerError
 from surge_sweeps.trackers.mlflow.history import Points, decode_history
 from surge_sweeps.trackers.mlflow.http.connection import Server, artifact_path
 from surge_sweeps.trackers.mlflow.http.listing import StoredHistory
+from surge_sweeps.trackers.mlflow.http.points import ends_with
+from surge_sweeps.trackers.mlflow.runs import in_order
 from surge_sweeps.trackers.stored_runs import LatestPoint, StoredRun
 
 _KEPT_BYTES = 256 * 2**20
@@ -72,6 +74,10 @@ class HistoryArtifacts:
             return "differed from their tags"
         if not _is_newest(points, run.metrics[metric]):
             return "were older than the newest points"
+        # A point that came later below the greatest step leaves the newest one as it is.
+        series = in_order(run.run, points.step.astype(np.float64), points.value, points.timestamp)
+        if not ends_with(self._server, run.run, metric, series):
+            return "did not hold exactly the points that their runs have"
         self._keep(run.run, content)
         return points
 
