@@ -28,8 +28,26 @@ from surge_sweeps.errors import SurgeError
 from surge_sweeps.launch.base import Interrupted
 from surge_sweeps.progress import ProgressCallback, no_progress
 
-out = Console()
-err = Console(stderr=True)
+
+class TextConsole(Console):
+    """Shows text as it stands: `:x:` in a name is no emoji. A closed pipe, as behind `head`, stops no work."""
+
+    def __init__(self, *, stderr: bool = False, force_terminal: bool | None = None) -> None:
+        super().__init__(stderr=stderr, force_terminal=force_terminal, emoji=False)
+
+    def on_broken_pipe(self) -> None:
+        """Whoever read has gone: write what is left to nowhere, and go on."""
+        self.quiet = True
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        try:
+            # The stream still holds what it could not write and would complain once more in the end.
+            os.dup2(nowhere, self.file.fileno())
+        finally:
+            os.close(nowhere)
+
+
+out = TextConsole()
+err = TextConsole(stderr=True)
 
 EXIT_ERROR = 1
 #: How often a line tells how far it is where there is no terminal to draw on.
@@ -82,19 +100,19 @@ def progress_bar(title: str, *, quiet: bool, lines: bool = False) -> Iterator[Pr
         yield from [no_progress] if quiet or not lines else _progress_lines(title)
         return
     columns = (
-        TextColumn("[bold]{task.fields[title]}"),
+        TextColumn("{task.fields[title]}", style="bold", markup=False),
         BarColumn(),
         TaskProgressColumn(),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        TextColumn("{task.description}", style="dim"),
+        TextColumn("{task.description}", style="dim", markup=False),
     )
     with Progress(*columns, console=err, transient=True) as progress:
         task = progress.add_task("", total=None, title=title)
 
         def update(done: float, total: float, text: str) -> None:
-            progress.update(task, completed=done, total=total, description=escape(text))
+            progress.update(task, completed=done, total=total, description=text)
 
         yield update
 
