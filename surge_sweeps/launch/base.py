@@ -27,6 +27,7 @@ class LaunchResult:
         ended: status -> how many trials ended with it in this call.
         failures: trial id -> why it has no result; call again to try once more.
         running: trial id -> the run that the tracker shows as going on with it: elsewhere, or not for long any more.
+        cut_off: the trials, among the missing, whose scripts were ended because the launch was.
     """
 
     planned: int
@@ -34,6 +35,7 @@ class LaunchResult:
     ended: Counter[Status] = field(default_factory=Counter)
     failures: dict[str, str] = field(default_factory=dict)
     running: dict[str, str] = field(default_factory=dict)
+    cut_off: set[str] = field(default_factory=set)
 
     @property
     def missing(self) -> int:
@@ -45,11 +47,14 @@ class LaunchResult:
 
         >>> LaunchResult(planned=4, already_done=1, ended=Counter(finished=2)).summary()
         '4 trials: 1 done before, 2 finished, 1 missing'
+        >>> LaunchResult(planned=4, already_done=1, cut_off={"t4"}).summary()
+        '4 trials: 1 done before, 3 missing (1 stopped midway)'
         """
         parts = [f"{self.already_done} done before"] if self.already_done else []
         parts += [f"{count} {status}" for status, count in sorted(self.ended.items())]
         parts += [f"{len(self.running)} shown as running"] if self.running else []
-        parts += [f"{self.missing} missing"] if self.missing else []
+        stopped = f" ({len(self.cut_off)} stopped midway)" if self.cut_off else ""
+        parts += [f"{self.missing} missing{stopped}"] if self.missing else []
         return f"{self.planned:,} {'trial' if self.planned == 1 else 'trials'}: {', '.join(parts) or 'none'}"
 
 

@@ -6,12 +6,13 @@ into travels by environment variables that the tracker's own client reads.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from pathlib import Path
@@ -32,6 +33,10 @@ TAIL_BYTES = 4096
 TERM_TIMEOUT_SECONDS = 20
 #: So many failures with no success mean that the script cannot work.
 MAX_FIRST_FAILURES = 3
+#: How often it is asked whether the store answers while scripts run.
+LOOK_SECONDS = 15.0
+
+_log = logging.getLogger(__name__)
 
 #: What MLflow says to a script that names a store or an experiment of its own.
 _OTHER_STORE_SIGNS = (
@@ -87,6 +92,31 @@ class _Processes:
                 _signal_group(process, signal.SIGKILL)
 
 
+class _StoreWatch:
+    """Says so, once each time, when the store that the running scripts log to no longer answers.
+
+    A script logs by the tracker's own client, which may wait for minutes in silence.
+    """
+
+    def __init__(self, pool: ThreadPoolExecutor) -> None:
+        self._pool = pool
+        self._asked: Future[str] | None = None
+        self._asked_s = time.monotonic()
+        self._is_away = False
+
+    def look(self, runs: Iterable[ScriptRun]) -> None:
+        """Take the answer to the last question if there is one; ask anew now and then. Never waits."""
+        if self._asked is not None and self._asked.done():
+            text, self._asked = self._asked.result(), None
+            if text and not self._is_away:
+                _log.warning("%s", text)
+            self._is_away = bool(text)
+        run = next(iter(runs), None)
+        if self._asked is None and run is not None and time.monotonic() - self._asked_s >= LOOK_SECONDS:
+            self._asked_s = time.monotonic()
+            self._asked = self._pool.submit(run.store_is_away)
+
+
 def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
     # The group may be gone, or still hold children of a script that has ended.
     with suppress(ProcessLookupError, PermissionError):
@@ -109,7 +139,9 @@ def run_scripts(
     processes = _Processes()
     done = 0
     progress(0, len(planned), f"{agents} at a time")
-    with ThreadPoolExecutor(agents) as pool:
+    # One thread more than scripts: it asks whether the store answers.
+    with ThreadPoolExecutor(agents + 1) as pool:
+        watch = _StoreWatch(pool)
         running: dict[Future[int | None], tuple[Trial, ScriptRun, Path]] = {}
         try:
             while True:
@@ -120,6 +152,7 @@ def run_scripts(
                     break
                 ended, _ = wait(running, POLL_SECONDS, FIRST_COMPLETED)
                 stop.check()
+                watch.look(run for _, run, _ in running.values())
                 for future in ended:
                     _finish(*running.pop(future), future, result)
                     done += 1
@@ -127,6 +160,7 @@ def run_scripts(
                 _give_up_if_hopeless(result)
         except BaseException:
             processes.stop()
+            result.cut_off.update(trial.trial_id for trial, _, _ in running.values())
             for _, run, _ in running.values():
                 run.finish(None)
             raise

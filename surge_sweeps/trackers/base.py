@@ -89,6 +89,13 @@ class ScriptRun(Protocol):
         """
         ...
 
+    def store_is_away(self) -> str:
+        """What a program that logs now meets where the store does not answer, one sentence; empty where it does.
+
+        Asked from any thread; takes a few seconds at most.
+        """
+        ...
+
     @property
     def problem(self) -> str:
         """After `finish`: why a program that exited with 0 counts as crashed (it logged no loss); else empty."""

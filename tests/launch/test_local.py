@@ -10,7 +10,8 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import pytest
 from mlflow_stores import MlflowServer
 
 from surge_sweeps.errors import SurgeError, UnknownNameError
+from surge_sweeps.launch import scripts
 from surge_sweeps.launch.base import LaunchResult
 from surge_sweeps.launch.local import LocalLauncher
 from surge_sweeps.launch.lock import one_launch
@@ -232,6 +234,73 @@ def test_own_script_logs_into_its_trials_run(uri: str, tmp_path: Path) -> None:
     ]
     finite = curves.points[curves.points["loss"].notna()]
     assert sorted(set(finite["step"])) == [1, 2, 3, 4, 5]
+
+
+WAITING_SCRIPT = """
+import sys, time
+from pathlib import Path
+Path("began").touch()
+while not Path("go").exists():
+    time.sleep(0.05)
+import mlflow
+with mlflow.start_run():
+    mlflow.log_metric("my loss", 1.0, step=1)
+"""
+
+
+def waiting_sweep(folder: Path) -> Sweep:
+    """One trial whose script waits for the file `go`."""
+    (folder / "train.py").write_text(WAITING_SCRIPT)
+    return Sweep(
+        lr=(0.1,), batch_size=(8,), seed=(0,), command=SCRIPT_COMMAND, program="train.py", loss="my loss"
+    )
+
+
+def wait_for(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_a_server_that_goes_away_while_scripts_run_is_said_once(
+    mlflow_server: MlflowServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(scripts, "LOOK_SECONDS", 0.1)
+
+    def said() -> int:
+        return caplog.text.count("does not answer; scripts that log to it wait")
+
+    def fail_and_mend() -> None:
+        wait_for((tmp_path / "began").exists)
+        mlflow_server.kill()
+        wait_for(lambda: said() > 0)
+        time.sleep(1)  # several more looks
+        mlflow_server.start()
+        (tmp_path / "go").touch()
+
+    with ThreadPoolExecutor(1) as pool:
+        mended = pool.submit(fail_and_mend)
+        result = launch(waiting_sweep(tmp_path), mlflow_server.uri, agents=1)
+        mended.result()
+    assert result.ended["finished"] == 1
+    assert said() == 1
+    assert f":{mlflow_server.uri.rpartition(':')[2]}" in caplog.text
+
+
+def test_ctrl_c_tells_of_the_scripts_that_it_stopped_midway(uri: str, tmp_path: Path) -> None:
+    replace(waiting_sweep(tmp_path), seed=(0, 1, 2)).write(tmp_path / "sweep.yaml")
+    process = start_launch(tmp_path, uri)
+    wait_for((tmp_path / "began").exists)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output
+    assert "stopped. 3 trials: 3 missing (1 stopped midway)." in " ".join(output.split())
 
 
 def test_a_grown_sweep_runs_only_what_is_new_and_overlapping_ones_share(uri: str) -> None:

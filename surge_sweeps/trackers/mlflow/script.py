@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 from surge_sweeps.curves import RESULT_STATUSES, Status
 from surge_sweeps.trackers.mlflow.experiment import OpenExperiment, make_points, now_ms
 from surge_sweeps.trackers.mlflow.runs import STORED_INFINITY
+from surge_sweeps.trackers.mlflow.uri import display_uri
+from surge_sweeps.trackers.probe import connection_failure
 from surge_sweeps.trackers.trial_runs import missing_metric, script_status
 
 
@@ -59,6 +61,16 @@ class MlflowScriptRun:
         self._experiment.end_trial(self._run_id, points, missing, {}, status)
         self._ended(self._run_id)
         return status
+
+    def store_is_away(self) -> str:
+        """See `ScriptRun.store_is_away`; only a server is asked."""
+        uri = self.environment.get("MLFLOW_TRACKING_URI", "")
+        if connection_failure(uri) is None:
+            return ""
+        return (
+            f"the MLflow server {display_uri(uri)} does not answer; scripts that log to it wait in MLflow's own"
+            " retries, by default up to four minutes"
+        )
 
 
 def _value(stored: float) -> float:

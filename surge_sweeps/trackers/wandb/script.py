@@ -76,6 +76,10 @@ class WandbScriptRun:
             run.summary.update()
         return status
 
+    def store_is_away(self) -> str:
+        """See `ScriptRun.store_is_away`: W&B's client keeps what a program logs on disk, and the program goes on."""
+        return ""
+
     def _shown(self, exit_code: int | None) -> Any:
         """The run as the server shows it, once it shows that it ended; None if there is none."""
         deadline = time.monotonic() + (SHOW_TIMEOUT_S if exit_code == 0 else 0.0)
