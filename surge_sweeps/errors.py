@@ -6,7 +6,7 @@ traceback and exits 1; a library caller catches `SurgeError`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 
@@ -47,11 +47,22 @@ class UnknownNameError(SurgeError):
 
     def __init__(self, kind: str, name: str, valid: Iterable[str]) -> None:
         names = sorted(valid)
-        close = get_close_matches(name, names, n=1)
-        guess = f" Did you mean {close[0]!r}?" if close else ""
-        super().__init__(f"unknown {kind} {name!r}.", f"Valid: {', '.join(names) or 'none'}.{guess}")
+        super().__init__(
+            f"unknown {kind} {name!r}.", f"Valid: {', '.join(names) or 'none'}.{did_you_mean(name, names)}"
+        )
         self.name = name
         self.valid = tuple(names)
+
+
+def did_you_mean(name: str, valid: Sequence[str]) -> str:
+    """The nearest valid name as a question behind a sentence, capitals aside; empty where none is near.
+
+    >>> did_you_mean("ADAM", ["adam", "sgd"]), did_you_mean("lion", ["adam", "sgd"])
+    (" Did you mean 'adam'?", '')
+    """
+    spelled = {one.casefold(): one for one in reversed(valid)}
+    close = get_close_matches(name.casefold(), spelled, n=1)
+    return f" Did you mean {spelled[close[0]]!r}?" if close else ""
 
 
 class SweepFileError(SurgeError):

@@ -89,7 +89,7 @@ def launch(
             session.end()
     else:
         result = run_all(sweeps, open_tracker(tracker, name, uri), agents, quiet)
-    if result.already_done or result.ended:
+    if not quiet and (result.already_done or result.ended):
         _tell_next(name, tracker, uri, sweeps[0].loss)
     if result.missing or result.running:
         raise typer.Exit(1)
@@ -108,7 +108,7 @@ def run_all(sweeps: Sequence[Sweep], store: TrackerStore, agents: int | None, qu
             store.close()
         raise
     store.close()
-    _tell(result)
+    _tell(result, quiet)
     return result
 
 
@@ -140,7 +140,7 @@ def _launch_on_wandb(
     _tell_sizes(sweeps, quiet)
     with progress_bar("agents", quiet=quiet, lines=True) as progress:
         result = AgentLauncher(home, agents, partial(say, quiet=quiet)).launch(sweeps, progress)
-    _tell(result)
+    _tell(result, quiet)
     return home.path, result
 
 
@@ -149,7 +149,7 @@ def _tell_sizes(sweeps: Sequence[Sweep], quiet: bool) -> None:
         say(f"{sweep.name}: {describe_size(sweep)}", quiet=quiet)
 
 
-def _tell(result: LaunchResult) -> None:
+def _tell(result: LaunchResult, quiet: bool) -> None:
     out.print(result.summary(), highlight=False)
     reasons = Counter(result.failures.values())
     for reason, count in reasons.most_common(5):
@@ -158,7 +158,7 @@ def _tell(result: LaunchResult) -> None:
         runs = ", ".join(sorted(result.running.values())[:5])
         text = f"  W&B shows as running: {runs}. A run that was killed is shown so for some minutes; then call again."
         out.print(text, markup=False, highlight=False, soft_wrap=True)
-    if result.missing:
+    if result.missing and not quiet:
         out.print("Call the same command again to run the missing trials.")
 
 

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from surge_sweeps import axes
-from surge_sweeps.cli.console import out
+from surge_sweeps.cli.console import out, say
 from surge_sweeps.counting import counted
 from surge_sweeps.errors import SurgeError
 from surge_sweeps.sweep import BUILTIN_COMMAND, SCRIPT_COMMAND, Scalar, Sweep
@@ -97,6 +97,11 @@ def new(
         for suffix, (lrs, batches) in grids.items()
     }
     _write(sweeps, force)
+    if program is not None and not Path(program).is_file():
+        say(
+            f"note: there is no file {program!r} in this folder. A launch looks for it in the folder that it is"
+            " called in."
+        )
 
 
 def describe_size(sweep: Sweep) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
@@ -118,12 +119,27 @@ def _collect(project: str, place: Place, read: ReadOptions, uri: str | None, *, 
             f"no run of {project!r} that can be used matches {json.dumps(dict(read.filters))}.",
             "Mend --filters, or leave it away: without it the report lists what is there.",
         )
+    if curves.runs.empty and not curves.problems:
+        raise _no_runs(project, place)
     say(f"  {_size(curves)}", quiet=quiet)
     for part, name in curves.read_as.items():
         say(f"  {part}: {name}", quiet=quiet)
     if curves.route:
         say(f"  read by: {curves.route}", quiet=quiet)
     return curves
+
+
+def _no_runs(project: str, place: Place) -> SurgeError:
+    """The error for a place that is there and holds no runs."""
+    where = f"{_PLACES[place.kind]} {project!r}"
+    command = ["surge-sweep", "launch", "FILE", "--project", project]
+    command += ["--tracker", "wandb"] if place.kind == "wandb" else []
+    return SurgeError(
+        f"there are no runs in {where}.",
+        f"Launch a sweep into it: {shlex.join(command)}, or name another project."
+        if place.kind in ("wandb", "mlflow")
+        else "Name a table or a folder with runs.",
+    )
 
 
 def _fit(curves: LossCurves, asked: FitOptions, *, quiet: bool) -> tuple[SurgeFit, pd.DataFrame]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -84,6 +85,16 @@ def test_usage_errors_exit_2(tmp_path: Path, arguments: list[str]) -> None:
 
 def test_bad_axis_names_the_form(tmp_path: Path) -> None:
     assert is_told(sweep_command(tmp_path, "new", "x.yaml", "--program=t.py", "--lr=1:2"), "start:stop:count")
+    assert is_told(sweep_command(tmp_path, "new", "x.yaml", "--program=t.py", "--lr=1:x:4"), "'1:x:4'")
+
+
+def test_new_notes_a_program_that_is_not_there_and_writes_all_the_same(tmp_path: Path) -> None:
+    (tmp_path / "here.py").touch()
+    assert sweep_command(tmp_path, "new", "x.yaml", "--program=here.py").stderr == ""
+    done = sweep_command(tmp_path, "new", "y.yaml", "--program=nope.py")
+    assert done.returncode == 0
+    assert "there is no file 'nope.py' in this folder" in done.stderr
+    assert Sweep.read(tmp_path / "y.yaml").program == "nope.py"
 
 
 def test_unknown_tracker_and_engine_list_the_valid_ones(tmp_path: Path) -> None:
@@ -107,6 +118,15 @@ def test_report_without_a_store_makes_none(tmp_path: Path) -> None:
     assert not (tmp_path / "reports").exists()
 
 
+def test_a_project_without_runs_gets_no_report(tmp_path: Path, empty_store: Path) -> None:
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    done = report_command(tmp_path, "Default")
+    assert is_told(
+        done, "no runs in MLflow experiment 'Default'", "surge-sweep launch FILE --project Default"
+    )
+    assert not (tmp_path / "reports").exists()
+
+
 def test_a_small_sweep_from_yaml_to_report_and_again(tmp_path: Path) -> None:
     sweep = Sweep(
         lr=(0.0005, 0.002, 0.008, 0.03),
@@ -123,6 +143,9 @@ def test_a_small_sweep_from_yaml_to_report_and_again(tmp_path: Path) -> None:
     second = sweep_command(tmp_path, "launch", "little.yaml")
     assert "24 trials: 24 done before" in second.stdout
 
+    third = sweep_command(tmp_path, "launch", "little.yaml", "--quiet")
+    assert (third.stdout, third.stderr) == ("24 trials: 24 done before\n", "")
+
     done = report_command(tmp_path, "little", "--draws=200")
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "reports" / "little"
@@ -132,11 +155,13 @@ def test_a_small_sweep_from_yaml_to_report_and_again(tmp_path: Path) -> None:
     assert fit["schema"] == 1
     assert fit["project"] == "little"
     before = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.iterdir()}
-    again = report_command(tmp_path, "little", "--draws=200")
+    again = report_command(tmp_path, "little", "--draws=200", "--quiet")
     assert again.returncode == 0
+    assert (again.stdout, again.stderr) == ("Report: reports/little/report.html\n", "")
     assert {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.iterdir()} == before
 
     assert is_told(report_command(tmp_path, "litle"), "experiment 'litle'", "little")
+    assert is_told(report_command(tmp_path, "LITTLE"), "nearest first: little", "Did you mean 'little'?")
     assert is_told(report_command(tmp_path, "little", "--loss-column=eval/los"), "eval/los", "eval/loss")
     assert is_told(report_command(tmp_path, "little", "--lr-column=learning_rate"), "learning_rate", "lr")
     assert is_told(report_command(tmp_path, "little", "--protocol=reech"), "unknown protocol", "reach")

@@ -156,9 +156,11 @@ def test_several_files_are_added_up_and_share_their_missing_trials(folder: Path)
     uri = f"sqlite:///{folder / 'mlflow.db'}"
     write_mlflow(uri, SWEEP.trials()[:2], ["finished"] * 2)
     replace(SWEEP, lr=(0.3, 0.9)).write(folder / "more.yaml")
-    text = call("more.yaml", "--uri", uri, "-o", "rest.yaml", "--quiet")
+    text = call("more.yaml", "--uri", uri, "-o", "rest.yaml")
     total = next(line for line in text.splitlines() if line.strip().startswith("all"))
+    assert "Next: surge-sweep launch" in text
     assert "--project study" in text
+    assert "Next: " not in call("more.yaml", "--uri", uri, "-o", "rest.yaml", "--force", "--quiet")
     assert total.split()[1:] == ["16", "2", "0", "0", "0", "14"]
     written = [trial.trial_id for path in folder.glob("rest*.yaml") for trial in Sweep.read(path).trials()]
     assert len(written) == len(set(written)) == 10

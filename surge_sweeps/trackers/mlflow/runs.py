@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from surge_sweeps.curve_cache import Series
 from surge_sweeps.curves import RESULT_STATUSES, Status
-from surge_sweeps.errors import SurgeError, TrackerError, UnknownNameError
+from surge_sweeps.errors import SurgeError, TrackerError, UnknownNameError, did_you_mean
 from surge_sweeps.trackers.mlflow.record import (
     TAG_PARENT,
     TAG_STATUS,
@@ -111,7 +111,7 @@ def unknown_experiment(project: str, active: Sequence[str], deleted_id: str | No
     """The error for an experiment that is deleted or does not exist; names the nearest of those that do.
 
     >>> str(unknown_experiment("digit", ["other", "digits"], None))
-    "unknown MLflow experiment 'digit'. Valid, nearest first: digits, other."
+    "unknown MLflow experiment 'digit'. Valid, nearest first: digits, other. Did you mean 'digits'?"
     """
     if deleted_id is not None:
         return TrackerError(
@@ -126,11 +126,14 @@ class UnknownExperimentError(UnknownNameError):
 
     def __init__(self, project: str, active: Sequence[str]) -> None:
         super().__init__("MLflow experiment", project, active)
-        nearest = sorted(self.valid, key=lambda name: -SequenceMatcher(None, project, name).ratio())
+        asked = project.casefold()
+        nearest = sorted(self.valid, key=lambda name: -SequenceMatcher(None, asked, name.casefold()).ratio())
         shown = ", ".join(nearest[:_LISTED_EXPERIMENTS])
         more = len(nearest) - _LISTED_EXPERIMENTS
         end = f" and {more} more" if more > 0 else ""
-        SurgeError.__init__(self, self.what, f"Valid, nearest first: {shown or 'none'}{end}.")
+        SurgeError.__init__(
+            self, self.what, f"Valid, nearest first: {shown or 'none'}{end}.{did_you_mean(project, nearest)}"
+        )
 
 
 def refuse_axis(axis: str | None) -> None:
