@@ -24,7 +24,7 @@ from surge_sweeps.trackers import open_tracker
 from surge_sweeps.trackers.base import RunRecord
 from surge_sweeps.trackers.mlflow.views import TAG_VIEW, ViewNames, supports_views, write_views
 from surge_sweeps.trackers.mlflow.views.layout import means_state, trials_state
-from surge_sweeps.trackers.mlflow.views.measured import Trial, whole_groups
+from surge_sweeps.trackers.mlflow.views.measured import Measured, Trial, whole_groups
 from surge_sweeps.trackers.mlflow.views.saved import SavedView, parse_view_tag
 from surge_sweeps.trackers.mlflow.views.write import ui_version
 
@@ -224,6 +224,20 @@ def test_runs_of_others_are_charted_by_their_parameters(
     assert len(client.search_runs([number], str(views["surge-trials"].state["searchFilter"]))) == 2
 
 
+def test_learning_rates_over_decades_are_on_no_linear_axis(
+    foreign_run: ForeignRun, client: MlflowClient, project: str
+) -> None:
+    for rate in (0.001, 0.01, 0.1):
+        run = foreign_run({"lr": rate, "bs": 8, "s": 0}, {"loss": [(1, 2.0), (2, rate)]}, project=project)
+    number = client.get_run(run).info.experiment_id
+    write_views(client, number, ViewNames("loss", "lr", "bs", "s"))
+    for view in saved(client, number).values():
+        assert charts(view) == ["LINE"]
+        sections: Any = view.state["compareRunSections"]
+        assert [section["uuid"] for section in sections] == ["surge-curves"]
+        assert "params.`lr`" in view.state["selectedColumns"]  # the table has them
+
+
 def test_a_metric_that_no_run_holds_is_said(sweep: Any, client: MlflowClient) -> None:
     number = sweep(grid())
     with pytest.raises(TrackerError, match="none of the runs holds the metric 'eval/loss'"):
@@ -304,8 +318,9 @@ def test_the_installed_pages_know_everything_a_view_holds() -> None:
     assert state is not None
     assert facets is not None
     known = {*json.loads(state[0]), *json.loads(facets[0])}
-    written = trials_state(NAMES, "", has_logs=True, is_paged=False)
-    assert set(written) | set(means_state(NAMES, "", has_logs=True, left_out="")) <= known
+    found = Measured(0, (), only_trials=True, has_logs=True, shows_lr=True)
+    written = trials_state(NAMES, "", found)
+    assert set(written) | set(means_state(NAMES, "", found, "")) <= known
     sections: Any = written["compareRunSections"]
     drawn: Any = written["compareRunCharts"]
     for word in (TAG_VIEW, "viewStateShareKey", "compareRunsMode", "deflate;", "SHOW_ALL", "groupByData"):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from surge_sweeps.trackers.mlflow.record import AXIS_BATCH_SIZE, AXIS_LR
-from surge_sweeps.trackers.mlflow.views.measured import PAGE_RUNS, ViewNames, group_keys
+from surge_sweeps.trackers.mlflow.views.measured import PAGE_RUNS, Measured, ViewNames, group_keys
 
 #: Sections of the pages, top to bottom.
 _SWEEP = "surge-sweep"
@@ -16,28 +16,27 @@ _CURVES = "surge-curves"
 _CARD_HEIGHT = 420  # pixels
 
 
-def trials_state(names: ViewNames, query: str, *, has_logs: bool, is_paged: bool) -> dict[str, object]:
+def trials_state(names: ViewNames, query: str, found: Measured) -> dict[str, object]:
     """The page of the trials, the lowest last loss first.
 
     Args:
-        names: of what the runs hold. query: which runs. has_logs: whether the runs hold logarithms, see `Measured`.
-        is_paged: whether there are more runs than MLflow loads at first.
+        names: of what the runs hold. query: which runs. found: what was seen of them.
     """
-    shown = f"the {PAGE_RUNS} best runs" if is_paged else "each run"
-    charts = [_parallel(names, has_logs), _scatter(names, has_logs), _curves(names)]
-    return _state(names, query, charts, shown, has_logs)
+    shown = f"the {PAGE_RUNS} best runs" if found.count > PAGE_RUNS else "each run"
+    over_lr = [_parallel(names, found.has_logs), _scatter(names, found.has_logs)] if found.shows_lr else []
+    return _state(names, query, [*over_lr, _curves(names)], shown, found.has_logs)
 
 
-def means_state(names: ViewNames, query: str, *, has_logs: bool, left_out: str) -> dict[str, object]:
+def means_state(names: ViewNames, query: str, found: Measured, left_out: str) -> dict[str, object]:
     """The page of the means over seeds; `group_keys` must not be empty.
 
     Args:
         left_out: which groups the query leaves out, a few words, or empty. The others as in `trials_state`.
     """
     shown = ", ".join(part for part in ("mean over seeds", left_out) if part)
-    charts = [_contour(names, has_logs), _scatter(names, has_logs), _curves(names)]
+    over_lr = [_contour(names, found.has_logs), _scatter(names, found.has_logs)] if found.shows_lr else []
     keys = [{"mode": "param", "groupByData": key} for key in group_keys(names)]
-    state = _state(names, query, charts, shown, has_logs)
+    state = _state(names, query, [*over_lr, _curves(names)], shown, found.has_logs)
     return state | {"groupBy": {"aggregateFunction": "average", "groupByKeys": keys}, "runListHidden": True}
 
 
@@ -51,6 +50,12 @@ def _state(
     params = [key for key in (*names.groups, names.batch_size, names.lr, names.seed) if key is not None]
     columns = [_metric(names.loss), *(f"params.`{key}`" for key in params)]
     hidden = [_hidden(name) for name in (AXIS_LR, AXIS_BATCH_SIZE)] if has_logs else []
+    kept = [chart for chart in charts if chart is not None]
+    sections = [
+        _section(_SWEEP, f"Last loss: {shown}", columns=2),
+        _section(_CURVES, f"Loss curves: {shown}", columns=1),
+    ]
+    filled = {chart["metricSectionId"] for chart in kept}
     return {
         "searchFilter": query,
         # Sorted by a metric the table is flat: otherwise trials hide, charts and all, until their parent is opened.
@@ -65,11 +70,8 @@ def _state(
         "columnWidths": {},
         # By default the charts show ten runs.
         "runsHiddenMode": "SHOW_ALL",
-        "compareRunCharts": [chart for chart in charts if chart is not None] + hidden,
-        "compareRunSections": [
-            _section(_SWEEP, f"Last loss: {shown}", columns=2),
-            _section(_CURVES, f"Loss curves: {shown}", columns=1),
-        ],
+        "compareRunCharts": kept + hidden,
+        "compareRunSections": [section for section in sections if section["uuid"] in filled],
         "viewMaximized": False,
         "runListHidden": False,
         # Else the sections are sorted by name, with the ones that MLflow makes for every other metric.

@@ -21,6 +21,8 @@ from surge_sweeps.trackers.mlflow.runs import STORED_INFINITY
 PAGE_RUNS = 100
 #: Groups that are shown at least: two batch sizes at two learning rates. Fewer say nothing of the grid.
 _FEWEST_GROUPS = 4
+#: Over more than a decade, the points of rates that go in factors lie at the left edge of a linear axis.
+_WIDEST_LINEAR = 10.0
 
 #: The parameters whose logarithms our own trials hold.
 _LOGGED = ("lr", "batch_size")
@@ -64,12 +66,15 @@ class Measured:
         count: of those that hold the loss. only_trials: whether each of them is marked as a trial of ours.
         ended: those of them that ran to their end, whatever their loss is: others have no last loss to average.
         has_logs: whether those that ended hold their learning rate and batch size in logarithms too, as metrics.
+        shows_lr: whether a chart over the learning rate can be read: over its logarithm, or over a range that is
+            narrow enough for MLflow's linear axes.
     """
 
     count: int
     ended: tuple[Trial, ...]
     only_trials: bool
     has_logs: bool
+    shows_lr: bool
 
     @property
     def has_diverged(self) -> bool:
@@ -83,6 +88,7 @@ def measure(client: Any, experiment_id: str, names: ViewNames) -> Measured:
     ended: list[Trial] = []
     only_trials = True
     logs: set[bool] = set()
+    rates: set[float] = set()
     keys = group_keys(names)
     for run in search_all_runs(client, experiment_id, names.sweep_filter):
         metrics, params = run.data.metrics, run.data.params
@@ -90,6 +96,7 @@ def measure(client: Any, experiment_id: str, names: ViewNames) -> Measured:
             continue
         loss = metrics[names.loss] if abs(metrics[names.loss]) < STORED_INFINITY else math.nan
         count += 1
+        rates |= _positive(params.get(names.lr, "")) if names.lr is not None else set()
         if run.info.status == "FINISHED":
             ended.append(Trial(run.info.run_id, loss, tuple(params.get(key) for key in keys)))
         is_trial = run.data.tags.get(TAG_KIND) == "trial"
@@ -97,7 +104,8 @@ def measure(client: Any, experiment_id: str, names: ViewNames) -> Measured:
         if not is_trial or run.data.tags.get(TAG_STATUS) in RESULT_STATUSES:
             logs.add(AXIS_LR in metrics and AXIS_BATCH_SIZE in metrics)
     has_logs = logs == {True} and (names.lr, names.batch_size) == _LOGGED
-    return Measured(count, tuple(ended), count > 0 and only_trials, has_logs)
+    shows_lr = has_logs or not rates or max(rates) <= _WIDEST_LINEAR * min(rates)
+    return Measured(count, tuple(ended), count > 0 and only_trials, has_logs, shows_lr)
 
 
 def group_keys(names: ViewNames) -> tuple[str, ...]:
@@ -180,6 +188,11 @@ def _place(text: str) -> tuple[int, float, str]:
     except ValueError:
         return 1, 0.0, text
     return (0, value, text) if math.isfinite(value) else (1, 0.0, text)
+
+
+def _positive(text: str) -> set[float]:
+    place, value, _ = _place(text)
+    return {value} if place == 0 and value > 0 else set()
 
 
 def _mean_loss(members: Sequence[Trial]) -> float:

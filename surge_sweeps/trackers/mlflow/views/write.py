@@ -121,7 +121,7 @@ def _states(
     query = " AND ".join(part for part in (_FINITE.format(loss=names.loss), ours, names.sweep_filter) if part)
     yield (
         _view(experiment_id, names, "trials", "trials, best first"),
-        trials_state(names, query, has_logs=found.has_logs, is_paged=found.count > PAGE_RUNS),
+        trials_state(names, query, found),
     )
     if not group_keys(names) or not found.ended:
         return
@@ -138,7 +138,7 @@ def _states(
         query = f"attributes.run_id IN ({listed})"
     yield (
         _view(experiment_id, names, "means", "mean over seeds"),
-        means_state(names, query, has_logs=found.has_logs, left_out=left_out),
+        means_state(names, query, found, left_out),
     )
 
 
