@@ -71,8 +71,8 @@ def test_a_local_store_is_published_in_and_updated(call: Call, empty_store: Path
     number = client.get_experiment_by_name("digits").experiment_id
     (parent,) = client.search_runs([number], "tags.`surge.kind` = 'sweep'")
     address = f"#/experiments/{number}/runs/{parent.info.run_id}"
-    assert f"Published: {address}/artifacts/surge/report.html\n" in done.output
-    assert f"  run: {address}\n" in done.output
+    assert f"Published: {address}/artifacts/surge/report.html?workflowType=machine_learning\n" in done.output
+    assert f"  run: {address}?workflowType=machine_learning\n" in done.output
     assert "on this machine" not in done.output
     assert f"#/experiments/{number}/runs?viewStateShareKey=surge-trials" in done.output
     assert "surge-sweep ui" in done.output
@@ -82,6 +82,11 @@ def test_a_local_store_is_published_in_and_updated(call: Call, empty_store: Path
     again = call("digits", "--publish")
     assert "Published before, nothing has changed" in again.output
     assert tags_of(client, "digits") == tags
+    quiet = call("digits", "--publish", "--quiet")
+    assert [line.partition(":")[0] for line in quiet.output.splitlines()] == [
+        "Report",
+        "Published before, nothing has changed",
+    ]
 
 
 def test_a_report_that_fails_publishes_nothing(call: Call, empty_store: Path, tmp_path: Path) -> None:
@@ -114,11 +119,17 @@ def test_a_slip_is_a_sentence_before_anything_is_read(call: Call, empty_store: P
 def test_no_result_is_not_published(call: Call, empty_store: Path, tmp_path: Path) -> None:
     client = MlflowClient(f"sqlite:///{shutil.copy(empty_store, tmp_path / 'mlflow.db')}")
     number = client.create_experiment("digits")
+    assert "there are no runs in MLflow experiment 'digits'" in str(call("digits", "--publish").exception)
+    # A run that logged no loss.
+    run = client.create_run(number).info.run_id
+    client.log_param(run, "lr", 0.1)
+    client.log_param(run, "batch_size", 8)
+    client.set_terminated(run)
     done = call("digits", "--publish")
     assert done.exit_code == 1
     assert "nothing was published: the runs gave no result" in str(done.exception)
     assert "Report: " in done.output
-    assert client.search_runs([number]) == []
+    assert [found.info.run_id for found in client.search_runs([number])] == [run]
 
 
 def test_through_a_server_links_are_whole_addresses(call: Call, shared_server: MlflowServer) -> None:

@@ -271,6 +271,31 @@ def schedule(*phases: tuple[float, int, float, str], law: str = "sqrt") -> Sched
     return ScheduleRecord(batch_unit="examples", law=law, phases=records, assumptions=[])
 
 
+def test_optima_without_intervals_promise_none_and_ask_for_runs_that_give_them(demo: Case) -> None:
+    open_ends = {"low": None, "high": None}
+    group = demo.fit.groups[0]
+    targets = [
+        one.model_copy(
+            update={
+                "optimal_lr": [point.model_copy(update=open_ends) for point in one.optimal_lr],
+                "verdict": "inconclusive",
+                "laws": [],
+            }
+        )
+        for one in group.targets
+    ]
+    vague = group.model_copy(update={"targets": targets})
+    info = report_info(demo.fit.model_copy(update={"groups": [vague]}), demo.cells).groups[0]
+    assert info.families[0].table_heading == "Optimal learning rates"
+    assert info.sentence.endswith(
+        "too few batch sizes have an optimum with an interval for laws to be fitted."
+    )
+    assert info.next_runs[0].startswith("Five or more learning rates, or more seeds, at ")
+    whole = report_info(*demo).groups[0]
+    assert whole.families[0].table_heading == "Optimal learning rates, 95% intervals in brackets"
+    assert not any("no interval" in text for text in whole.next_runs)
+
+
 def test_recommendation_of_a_carried_on_phase_names_it_once() -> None:
     text = recommendation(
         schedule((0, 32, 0.004, "measured"), (9e4, 32, 0.004, "extrapolated"), law="measured")
