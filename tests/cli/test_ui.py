@@ -28,7 +28,7 @@ from surge_sweeps.cli.sweep import app
 from surge_sweeps.errors import TrackerError
 from surge_sweeps.trackers.base import RunRecord
 from surge_sweeps.trackers.mlflow.links import find_links, first_line
-from surge_sweeps.trackers.mlflow.note import NOTE_TAG
+from surge_sweeps.trackers.mlflow.note import AS_TRAINING, NOTE_TAG
 from surge_sweeps.trackers.mlflow.publish import TAG_FINGERPRINT, TAG_STATE
 from surge_sweeps.trackers.mlflow.record import TAG_KIND
 from surge_sweeps.trackers.mlflow.serve import is_loopback, plan_server
@@ -158,7 +158,8 @@ def test_links_artifacts_and_ctrl_c(start: Commands, store: str, tmp_path: Path)
     assert f"Port {port} is taken: {url.rpartition(':')[2]} is used." in said
     run = f"{url}/#/experiments/1/runs/{parent}"
     # What a user wants to see comes first.
-    result = f"  report: {run}/artifacts/surge/report.html\n  result, run grid [31mone: {run}\n"
+    result = f"  report: {run}/artifacts/surge/report.html?{AS_TRAINING}\n"
+    result += f"  result, run grid [31mone: {run}?{AS_TRAINING}\n"
     assert f"digits\n  Use LR 0.1 at batch 64\n{result}  view By loss: " in said
     assert f"By loss: {url}/#/experiments/1/runs?viewStateShareKey=surge-1&compareRunsMode=CHART" in said
     assert "\x1b" not in said
@@ -220,7 +221,7 @@ def test_a_running_server_gets_its_links_printed(shared_server: MlflowServer) ->
         client.create_run(number, tags={TAG_KIND: "sweep"}, run_name=f"grid-{name}")
     done = CliRunner().invoke(app, ["ui", "--uri", shared_server.uri])
     assert done.exit_code == 0, done.output
-    assert f"  all runs: {shared_server.uri}/#/experiments/{number}/runs\n" in done.output
+    assert f"  all runs: {shared_server.uri}/#/experiments/{number}/runs?{AS_TRAINING}\n" in done.output
     assert "grid-l" in done.output
     assert "grid-a" not in done.output
     assert "and 2 earlier sweeps: see all runs" in done.output
@@ -244,7 +245,7 @@ def test_results_on_runs_of_their_own_come_first_and_what_was_withdrawn_is_none(
         ("newer", "Train newer."),
         ("older", "Train older."),
     ]
-    assert found.results[0].report_url.endswith(f"{runs['newer']}/artifacts/surge/report.html")
+    assert found.results[0].report_url.endswith(f"{runs['newer']}/artifacts/surge/report.html?{AS_TRAINING}")
     assert [sweep.name for sweep in found.sweeps] == ["grid"]
 
 

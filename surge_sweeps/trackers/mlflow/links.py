@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import quote
 
 from surge_sweeps.trackers.mlflow.client import connect, quoted, store_errors
-from surge_sweeps.trackers.mlflow.note import FOLDER, NOTE_TAG, run_fragment
+from surge_sweeps.trackers.mlflow.note import AS_TRAINING, FOLDER, NOTE_TAG, run_fragment
 from surge_sweeps.trackers.mlflow.publish import TAG_FINGERPRINT, TAG_STATE
 from surge_sweeps.trackers.mlflow.record import NOT_TRIALS, TAG_KIND
 from surge_sweeps.trackers.mlflow.schema import READ_HINT
@@ -125,7 +125,7 @@ def first_line(note: str) -> str:
 def _experiment(url: str, experiment: Any, parents: list[Any]) -> ExperimentLinks:
     number = str(experiment.experiment_id)
     tags = dict(experiment.tags or {})
-    runs = f"{url}/#/experiments/{quote(number, safe='')}/runs"
+    runs = f"{url}/#/experiments/{quote(number, safe='')}/runs?{AS_TRAINING}"
     newest = sorted(parents, key=lambda run: int(run.info.start_time or 0), reverse=True)
     published = [run for run in newest if TAG_FINGERPRINT in run.data.tags]
     published.sort(key=_published_ms, reverse=True)

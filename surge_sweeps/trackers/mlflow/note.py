@@ -18,6 +18,9 @@ NOTE_TAG = "mlflow.note.content"
 FOLDER = "surge"
 FIGURES = f"{FOLDER}/figures"
 
+#: In an address: MLflow's pages then show the menu for trained models, else the one for language models in use.
+AS_TRAINING = "workflowType=machine_learning"
+
 #: MLflow cuts a longer tag without a word.
 NOTE_LIMIT = 8000
 #: A user's own text may take this much of it; a longer one is kept as a file.
@@ -37,11 +40,13 @@ class NoteLink(NamedTuple):
 def run_fragment(experiment_id: str, run_id: str, artifact: str = "") -> str:
     """The part of an address behind the server's own that opens a run, or an artifact of it.
 
-    >>> run_fragment("3", "ab12"), run_fragment("3", "ab12", "surge/report.html")
-    ('#/experiments/3/runs/ab12', '#/experiments/3/runs/ab12/artifacts/surge/report.html')
+    >>> run_fragment("3", "ab12")
+    '#/experiments/3/runs/ab12?workflowType=machine_learning'
+    >>> run_fragment("3", "ab12", "surge/report.html")
+    '#/experiments/3/runs/ab12/artifacts/surge/report.html?workflowType=machine_learning'
     """
     run = f"#/experiments/{quote(experiment_id, safe='')}/runs/{quote(run_id, safe='')}"
-    return f"{run}/artifacts/{quote(artifact)}" if artifact else run
+    return f"{run}/artifacts/{quote(artifact)}?{AS_TRAINING}" if artifact else f"{run}?{AS_TRAINING}"
 
 
 def note_text(

@@ -32,7 +32,14 @@ from surge_sweeps.schedule import attach_schedules
 from surge_sweeps.simulate import Grid, Truth, simulate_training
 from surge_sweeps.trackers.base import ReadOptions
 from surge_sweeps.trackers.mlflow import publish as publishing
-from surge_sweeps.trackers.mlflow.note import NOTE_LIMIT, NOTE_TAG, NoteLink, note_text, own_text
+from surge_sweeps.trackers.mlflow.note import (
+    AS_TRAINING,
+    NOTE_LIMIT,
+    NOTE_TAG,
+    NoteLink,
+    note_text,
+    own_text,
+)
 from surge_sweeps.trackers.mlflow.publish import (
     TAG_FINGERPRINT,
     TAG_SCOPE,
@@ -118,6 +125,10 @@ def files(client: MlflowClient, run: str, folder: str = "surge") -> dict[str, by
     return found
 
 
+def run_of(published: Published) -> str:
+    return published.run.rpartition("/")[2].partition("?")[0]
+
+
 def newest(client: MlflowClient, run: str, metric: str) -> dict[int, float]:
     history = sorted(client.get_metric_history(run, metric), key=lambda point: point.timestamp)
     return {point.step: point.value for point in history}
@@ -175,16 +186,20 @@ def test_a_result_is_read_back_from_the_parent_run(uri: str, client: MlflowClien
     done = publish("digits", surge.publication, uri)
 
     assert (done.changed, done.run_name, done.left) == (True, "sweep", ())
-    assert done.run == f"#/experiments/1/runs/{run}"
-    assert done.report == f"{done.run}/artifacts/surge/report.html"
+    page = f"#/experiments/1/runs/{run}"
+    assert done.run == f"{page}?{AS_TRAINING}"
+    assert done.report == f"{page}/artifacts/surge/report.html?{AS_TRAINING}"
     tags = client.get_run(run).data.tags
     assert {"path": "mine.json", "type": "table"} in json.loads(tags[TABLES_TAG])
     client.set_tag(run, TABLES_TAG, json.dumps(json.loads(tags[TABLES_TAG])[1:]))
     check_whole(client, run, surge.publication)
     note = tags[NOTE_TAG]
     assert note.splitlines()[0].startswith("Train with batch size")
-    assert note.count("Train with batch size") == 1, "the recommendation is not said twice"
-    assert f"(#/experiments/1/runs/{run}/artifacts/surge/report.html)" in note
+    is_cut = surge.publication.headline.endswith("More in the report.")
+    assert note.count("Train with batch size") == 1 + is_cut, (
+        "what the first line says whole is not said twice"
+    )
+    assert f"({done.report})" in note
     assert f"(get-artifact?path=surge/figures/optimal_lr.png&run_uuid={run})" in note
     assert "| Batch size&ensp;|" in note
     table = json.loads(files(client, run)["surge/tables/optimal_lr.json"])
@@ -275,7 +290,7 @@ def test_through_a_server_with_proxied_artifacts(shared_server: MlflowServer, su
 
     assert client.get_run(run).info.artifact_uri.startswith("mlflow-artifacts:")
     check_whole(client, run, surge.publication)
-    assert done.run.endswith(run)
+    assert run_of(done) == run
     publish("published", small(2.0), shared_server.uri)
     check_whole(client, run, small(2.0))
     assert not publish("published", small(2.0), shared_server.uri).changed
@@ -327,7 +342,7 @@ def test_runs_of_others_get_a_run_of_its_own_that_is_no_trial(
     after = MlflowReader(uri).collect("foreign", ReadOptions())
 
     assert (first.run, first.run_name) == (second.run, "surge-report")
-    run = first.run.rpartition("/")[2]
+    run = run_of(first)
     check_whole(client, run, small(2.0))
     found = client.get_run(run)
     assert (found.info.status, found.data.tags["surge.kind"]) == ("FINISHED", "report")
@@ -347,7 +362,7 @@ def test_two_sweeps_share_a_run_and_what_stood_on_the_first_is_withdrawn(
     second = parent(client, sweep="s2")
     done = publish("digits", small(), uri)
 
-    run = done.run.rpartition("/")[2]
+    run = run_of(done)
     assert run not in (first, second)
     check_whole(client, run, small())
     old = client.get_run(first)
@@ -362,7 +377,7 @@ def test_two_sweeps_share_a_run_and_what_stood_on_the_first_is_withdrawn(
     assert not publish("digits", small(), uri).changed
     # With one sweep left, the result moves to its parent.
     client.delete_run(first)
-    assert publish("digits", small(), uri).run.endswith(second)
+    assert run_of(publish("digits", small(), uri)) == second
     check_whole(client, second, small())
     assert client.get_run(run).data.tags[NOTE_TAG].startswith("Out of date")
 
@@ -370,8 +385,8 @@ def test_two_sweeps_share_a_run_and_what_stood_on_the_first_is_withdrawn(
 def test_parts_of_an_experiment_are_published_beside_it(uri: str, client: MlflowClient) -> None:
     whole = parent(client)
     part = publish("digits", small(2.0, scope="lr > 1e-3"), uri)
-    assert publish("digits", small(), uri).run.endswith(whole)
-    assert not part.run.endswith(whole)
+    assert run_of(publish("digits", small(), uri)) == whole
+    assert run_of(part) != whole
     assert not publish("digits", small(2.0, scope="lr > 1e-3"), uri).changed
 
 

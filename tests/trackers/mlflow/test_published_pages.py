@@ -116,6 +116,8 @@ def test_the_run_shows_the_recommendation_and_the_pictures(
     visit: Visit, published: Published, publication: Publication, tmp_path: Path
 ) -> None:
     visit.open(published.run)
+    # The menu is that of trained models.
+    visit.page.get_by_text("Model registry", exact=True).wait_for()
     first = visit.page.get_by_text(publication.headline[:40]).first
     first.wait_for()
     assert first.is_visible(), "the recommendation is read without opening the note"
@@ -170,7 +172,7 @@ def test_tables_are_shown_as_tables(visit: Visit, published: Published, tmp_path
 
 
 def test_metrics_are_drawn_as_curves(visit: Visit, published: Published, tmp_path: Path) -> None:
-    visit.open(f"{published.run}/model-metrics")
+    visit.open(published.run.replace("?", "/model-metrics?"))
     # Charts are drawn as their section comes into view.
     visit.page.get_by_placeholder("Search metric charts").fill("optimal_lr_by_batch")
     visit.page.get_by_text("optimal_lr_by_batch").first.wait_for()

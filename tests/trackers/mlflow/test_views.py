@@ -94,6 +94,7 @@ def test_the_views_of_a_sweep_are_the_trials_and_the_means(sweep: Any, client: M
     assert [view.key for view in views] == ["surge-trials", "surge-means"]
     assert views[0].url_fragment == (
         f"#/experiments/{number}/runs?viewStateShareKey=surge-trials&compareRunsMode=CHART"
+        "&workflowType=machine_learning"
     )
     trials, means = saved(client, number).values()
     assert charts(trials) == ["PARALLEL", "SCATTER", "LINE"]

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from urllib.parse import quote
 
 from surge_sweeps.errors import TrackerError
+from surge_sweeps.trackers.mlflow.note import AS_TRAINING
 
 #: Begins the tag of every saved view; its key follows.
 TAG_VIEW = "mlflow.sharedViewState."
@@ -79,11 +80,11 @@ def view_fragment(experiment_id: str, key: str) -> str:
     """What opens a view, after the server's address.
 
     >>> view_fragment("1", "surge-trials")
-    '#/experiments/1/runs?viewStateShareKey=surge-trials&compareRunsMode=CHART'
+    '#/experiments/1/runs?viewStateShareKey=surge-trials&compareRunsMode=CHART&workflowType=machine_learning'
     """
     return (
         f"#/experiments/{quote(experiment_id, safe='')}/runs"
-        f"?viewStateShareKey={quote(key, safe='')}&compareRunsMode=CHART"
+        f"?viewStateShareKey={quote(key, safe='')}&compareRunsMode=CHART&{AS_TRAINING}"
     )
 
 
