@@ -118,7 +118,9 @@ def fit(
 
 def _nothing(curves: LossCurves) -> str:
     if curves.runs.empty:
-        return "there are no runs: launch a sweep over learning rates and batch sizes, or name another project"
+        return (
+            "there are no runs: launch a sweep over learning rates and batch sizes, or name another project"
+        )
     return "no run has a result yet: wait for them, or launch the sweep again"
 
 

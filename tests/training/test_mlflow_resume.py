@@ -89,7 +89,9 @@ def test_a_run_stopped_twice_is_one_run_with_the_bits_of_one_that_was_not(
     assert "surge.preempted" not in run.data.tags
     pd.testing.assert_frame_equal(points(store, "parted"), points(store, "whole"))
     for metric in run.data.metrics:
-        logged_steps = [point.step for point in MlflowClient(store).get_metric_history(run.info.run_id, metric)]
+        logged_steps = [
+            point.step for point in MlflowClient(store).get_metric_history(run.info.run_id, metric)
+        ]
         assert len(logged_steps) == len(set(logged_steps)), metric
     assert list(Path(".surge/checkpoints").iterdir()) == []
 

@@ -262,9 +262,10 @@ def _too_few(optima: Optima, observed: Observations) -> str:
     vague = [f"{size:g}" for size in found if size not in observed.batch_sizes]
     needed = f"Laws need the optimum at {MIN_OPTIMA} or more batch sizes, {MIN_VALUES} of them inside the"
     if vague:
+        sizes = f"batch size{'s' if len(vague) > 1 else ''} {', '.join(vague)}"
         return (
-            f"The optimum at batch size{'s' if len(vague) > 1 else ''} {', '.join(vague)} was found without an interval, so no law can be weighed "
-            f"by it: run five or more learning rates there, or more seeds. {needed} learning-rate grid, each with "
-            f"an interval or a bound; here {n} {'has' if n == 1 else 'have'} one."
+            f"The optimum at {sizes} was found without an interval, so no law can be weighed by it: run five or "
+            f"more learning rates there, or more seeds. {needed} learning-rate grid, each with an interval or a "
+            f"bound; here {n} {'has' if n == 1 else 'have'} one."
         )
     return f"{needed} learning-rate grid; here {n} are known or bounded and {values} lie inside."
