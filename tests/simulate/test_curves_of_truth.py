@@ -260,7 +260,8 @@ def test_whatever_is_asked_the_tables_are_whole(
         broken = set(points.loc[points["loss"].isna(), "run"])
         assert broken == set(runs.loc[runs["status"] == "diverged", "run"])
         assert (
-            points["examples"] == points["step"] * points["run"].map(runs.set_index("run")["batch_size"])
+            points["examples"]
+            == points["step"] * points["run"].astype(str).map(runs.set_index("run")["batch_size"])
         ).all()
         assert not curves.problems
     assert len(branches.runs) == 2 * len(training.runs)

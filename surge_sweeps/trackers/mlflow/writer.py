@@ -7,7 +7,7 @@ and the last thing written: a run without it was cut off, and `close_stale` says
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -158,10 +158,12 @@ class MlflowTracker:
                 for index, record in enumerate(records)
             ]
             try:
-                for future in futures:
-                    future.result()
+                # Not one after the other: a later one may fail while an earlier one takes its time.
+                ended = wait(futures, return_when=FIRST_EXCEPTION).done
             finally:
                 pool.shutdown(cancel_futures=True)
+            for future in ended:
+                future.result()
 
     def give_up_when(self, is_given_up: Callable[[], bool]) -> None:
         """See `Tracker.give_up_when`; a call that waits then raises `TrackerError`."""
