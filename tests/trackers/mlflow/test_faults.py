@@ -226,7 +226,7 @@ def test_a_database_locked_for_longer_than_mlflow_waits_is_waited_out(
         def lock() -> None:
             holder.execute("BEGIN IMMEDIATE")
 
-        with away(lock, lambda: holder.execute("COMMIT"), wait_s=25):
+        with away(lock, lambda: holder.execute("COMMIT"), wait_s=30):
             tracker.write_runs("s1", [record("t0"), record("t1")])
     tracker.close()
     assert "cannot be used now (database is locked); trying again" in caplog.text
