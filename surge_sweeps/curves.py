@@ -48,6 +48,10 @@ POINT_COLUMNS: tuple[str, ...] = ("run", "step", "examples", "loss")
 _Number = TypeVar("_Number", np.int64, np.float64)
 
 
+#: How a problem begins that puts the whole result in doubt, whatever the fit: it is shown beside the answer.
+DOUBT = "nothing confirms"
+
+
 class Problem(NamedTuple):
     """Something found wrong in the data: the run it concerns (None: all of them) and what was done about it."""
 

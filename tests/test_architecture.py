@@ -37,7 +37,7 @@ ALLOWED: dict[str, set[str]] = {
     "fitting": BASE | {"curves", "theory"},
     "schedule": BASE | {"theory", "fitting"},
     "demo": BASE | {"axes", "sweep", "training"},
-    "report": BASE | {"theory", "fitting", "schedule", "trackers"},
+    "report": BASE | {"curves", "theory", "fitting", "schedule", "trackers"},
 }
 ANYTHING = {"cli", "__init__"}
 

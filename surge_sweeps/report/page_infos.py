@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from surge_sweeps.curves import DOUBT
 from surge_sweeps.report.cards import Card
 from surge_sweeps.report.checks import Claim
 from surge_sweeps.report.infos import (
@@ -109,12 +110,12 @@ class ProblemGroup(Info):
 
 
 def doubts_of(problems: Sequence[ProblemGroup]) -> tuple[str, ...]:
-    """The first problems that concern all runs rather than some.
+    """The first problems that put the whole result in doubt.
 
-    >>> doubts_of([ProblemGroup("diverged", ("a",), 1), ProblemGroup("nothing confirms the step", (), 1)])
+    >>> doubts_of([ProblemGroup("2 runs left out", (), 1), ProblemGroup("nothing confirms the step", (), 1)])
     ('nothing confirms the step',)
     """
-    return tuple(problem.what for problem in problems if not problem.runs)[:MOST_DOUBTS]
+    return tuple(one.what for one in problems if not one.runs and one.what.startswith(DOUBT))[:MOST_DOUBTS]
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from surge_sweeps.curves import Problem
+from surge_sweeps.curves import DOUBT, Problem
 from surge_sweeps.errors import SurgeError
 from surge_sweeps.trackers.naming import aliases
 from surge_sweeps.trackers.naming.aliases import matching
@@ -81,7 +81,7 @@ class GivenStep:
                 _HINT,
             )
         what = (
-            f"nothing confirms that the step of {self.loss!r} counts optimizer steps: it is taken for them. If it"
+            f"{DOUBT} that the step of {self.loss!r} counts optimizer steps: it is taken for them. If it"
             " counts epochs or micro-batches, give --step-column METRIC or --examples-column METRIC; if it is right,"
             f" --step-column {OWN_STEP}"
         )
