@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 from surge_sweeps.errors import TrackerError
 from surge_sweeps.trackers.mlflow.experiment import OpenExperiment, now_ms
+from surge_sweeps.trackers.mlflow.processes import is_alive
 from surge_sweeps.trackers.mlflow.record import TAG_CLAIM, TAG_PREEMPTED
 
 #: Seconds between the mark and the look at it.
@@ -68,7 +69,7 @@ class Claim(NamedTuple):
         """Whether its process ran on this machine and is gone, or is this very process, whose earlier run has ended."""
         if self.machine != socket.gethostname():
             return False
-        return self.process == os.getpid() or not _is_alive(self.process)
+        return self.process == os.getpid() or not is_alive(self.process)
 
 
 def check_free(run: Any) -> None:
@@ -121,13 +122,3 @@ def _taken(run_id: str, other: Claim | None) -> TrackerError:
     return TrackerError(
         f"another process{where} goes on with the MLflow run {run_id!r} of this trial.", _HINT
     )
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

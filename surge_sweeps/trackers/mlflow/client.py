@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from surge_sweeps.trackers.mlflow.access import access_error, without_tls
 from surge_sweeps.trackers.mlflow.asked_again import say_when_asked_again
 from surge_sweeps.trackers.mlflow.file import KEPT_HINT, cut_off_error, prepare_file
 from surge_sweeps.trackers.mlflow.first_opening import one_at_a_time
+from surge_sweeps.trackers.mlflow.runs import unknown_experiment
 from surge_sweeps.trackers.mlflow.shared_context import SharedContext
 from surge_sweeps.trackers.mlflow.uri import (
     absolute_uri,
@@ -68,13 +69,23 @@ def connect(uri: str) -> Any:
         return mlflow.MlflowClient(absolute_uri(uri))
 
 
-def search_all_runs(client: Any, experiment_id: str, query: str = "") -> Iterator[Any]:
-    """Every active run of an experiment that the filter `query` lets through, oldest first."""
+def find_experiment(client: Any, name: str) -> Any:
+    """The active experiment of that name; raises `UnknownNameError`, or `TrackerError` if it is deleted."""
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        raise unknown_experiment(name, [one.name for one in search_all_experiments(client)], None)
+    if found.lifecycle_stage != "active":
+        raise unknown_experiment(name, [], str(found.experiment_id))
+    return found
+
+
+def search_all_runs(client: Any, experiment_ids: Sequence[str], query: str = "") -> Iterator[Any]:
+    """Every active run of some experiments that the filter `query` lets through, oldest first."""
 
     def ask(token: str) -> tuple[list[Any], str]:
         # Oldest first, so that a run begun meanwhile shifts no page.
         page = client.search_runs(
-            [experiment_id],
+            list(experiment_ids),
             query,
             max_results=paging.PAGE,
             order_by=["attributes.start_time ASC"],
@@ -85,11 +96,13 @@ def search_all_runs(client: Any, experiment_id: str, query: str = "") -> Iterato
     return paging.whole_listing(ask, lambda run: str(run.info.run_id))
 
 
-def search_all_experiments(client: Any) -> Iterator[Any]:
-    """Every active experiment of the store."""
+def search_all_experiments(client: Any, *, with_deleted: bool = False) -> Iterator[Any]:
+    """Every active experiment of the store, and where asked for the deleted ones."""
+    kinds = require("mlflow.entities", "mlflow").ViewType
+    view = kinds.ALL if with_deleted else kinds.ACTIVE_ONLY
 
     def ask(token: str) -> tuple[list[Any], str]:
-        page = client.search_experiments(max_results=paging.PAGE, page_token=token or None)
+        page = client.search_experiments(view, max_results=paging.PAGE, page_token=token or None)
         return list(page), paging.token_text(page.token)
 
     return paging.whole_listing(ask, lambda experiment: str(experiment.experiment_id))

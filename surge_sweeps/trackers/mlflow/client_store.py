@@ -12,9 +12,9 @@ import numpy as np
 
 from surge_sweeps.curve_cache import Series, join_series
 from surge_sweeps.progress import ProgressCallback, no_progress
-from surge_sweeps.trackers.mlflow.client import connect, search_all_experiments, search_all_runs, store_errors
+from surge_sweeps.trackers.mlflow.client import connect, find_experiment, search_all_runs, store_errors
 from surge_sweeps.trackers.mlflow.record import NOT_TRIALS, TAG_KIND
-from surge_sweeps.trackers.mlflow.runs import make_run, refuse_axis, restore_infinities, unknown_experiment
+from surge_sweeps.trackers.mlflow.runs import make_run, refuse_axis, restore_infinities
 from surge_sweeps.trackers.stored_runs import LatestPoint, StoredRun
 
 _HINT = "See that the store can be reached, then call the same command again."
@@ -37,18 +37,12 @@ class ClientStore:
     def experiment_id(self, project: str) -> str:
         """The id of the experiment of that name; raises `UnknownNameError`, or `TrackerError` if it is deleted."""
         with store_errors(self._uri, "read", _HINT):
-            experiment = self._client.get_experiment_by_name(project)
-            if experiment is not None and experiment.lifecycle_stage == "active":
-                return str(experiment.experiment_id)
-            if experiment is not None:
-                raise unknown_experiment(project, [], str(experiment.experiment_id))
-            active = [found.name for found in search_all_experiments(self._client)]
-        raise unknown_experiment(project, active, None)
+            return str(find_experiment(self._client, project).experiment_id)
 
     def runs(self, experiment_id: str) -> list[StoredRun]:
         """Every active run of the experiment that is no parent and no report, oldest first."""
         with store_errors(self._uri, "read", _HINT):
-            found = list(search_all_runs(self._client, experiment_id))
+            found = list(search_all_runs(self._client, [experiment_id]))
         return [_stored_run(run) for run in found if run.data.tags.get(TAG_KIND) not in NOT_TRIALS]
 
     def count(self, runs: Sequence[str], metric: str) -> list[int | None]:

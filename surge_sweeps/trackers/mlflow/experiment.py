@@ -158,7 +158,7 @@ class OpenExperiment:
         self._call(lambda: self._client.log_artifact(run_id, path, folder), patience_s=0.0)
 
     def _search(self, query: str) -> Iterator[Any]:
-        return search_all_runs(self._client, self._experiment_id, query)
+        return search_all_runs(self._client, [self._experiment_id], query)
 
     def _call(self, work: Callable[[], _T], doing: str = "written", *, patience_s: float | None = None) -> _T:
         def attempt() -> _T:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from surge_sweeps.errors import TrackerError
 from surge_sweeps.extras import require
+from surge_sweeps.trackers.mlflow.processes import is_alive
 from surge_sweeps.trackers.mlflow.uri import sqlite_path
 
 #: What to do after a store went away; every trial whose status was written is safe.
@@ -171,18 +172,8 @@ def _remove_leftovers(folder: Path, prefix: str) -> None:
     # The host is part of the name, since process ids say nothing about another machine's processes.
     for found in folder.iterdir():
         match = re.fullmatch(re.escape(prefix) + r"(\d{1,10})-\d+\.tmp(-journal)?", found.name)
-        if match and not _is_alive(int(match[1])):
+        if match and not is_alive(int(match[1])):
             found.unlink(missing_ok=True)
-
-
-def _is_alive(process_id: int) -> bool:
-    try:
-        os.kill(process_id, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _remove(temporary: Path) -> None:

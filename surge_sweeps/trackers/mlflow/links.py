@@ -11,7 +11,13 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
-from surge_sweeps.trackers.mlflow.client import connect, quoted, store_errors
+from surge_sweeps.trackers.mlflow.client import (
+    connect,
+    quoted,
+    search_all_experiments,
+    search_all_runs,
+    store_errors,
+)
 from surge_sweeps.trackers.mlflow.note import AS_TRAINING, FOLDER, NOTE_TAG, run_fragment
 from surge_sweeps.trackers.mlflow.publish import TAG_FINGERPRINT, TAG_STATE
 from surge_sweeps.trackers.mlflow.record import NOT_TRIALS, TAG_KIND
@@ -19,7 +25,8 @@ from surge_sweeps.trackers.mlflow.schema import READ_HINT
 from surge_sweeps.trackers.mlflow.uri import display_uri
 from surge_sweeps.trackers.mlflow.views.saved import TAG_VIEW, view_fragment
 
-_PAGE = 1000
+#: Asked about at once.
+_MOST_EXPERIMENTS = 1000
 #: Marks of GitHub's Markdown that only disturb in a terminal: emphasis, headings, quotes, code; and the backslash of
 #: a letter that is meant as itself.
 _MARKS = re.compile(r"\\([^\w\s]|_)|\*\*|__|`|^[#>\s]+")
@@ -86,21 +93,13 @@ def find_links(url: str) -> ServerLinks:
     client = connect(url)
     shown = display_uri(url).rstrip("/")
     with store_errors(url, "read", READ_HINT):
-        experiments = _all_pages(lambda token: client.search_experiments(max_results=_PAGE, page_token=token))
+        experiments = list(search_all_experiments(client))
         ids = [found.experiment_id for found in experiments]
         parents: defaultdict[str, list[Any]] = defaultdict(list)
         for kind in NOT_TRIALS:
             query = f"tags.`{TAG_KIND}` = {quoted(kind)}"
-            for start in range(0, len(ids), _PAGE):
-                for run in _all_pages(
-                    lambda token, some=ids[start : start + _PAGE], query=query: client.search_runs(
-                        some,
-                        query,
-                        max_results=_PAGE,
-                        page_token=token,
-                        order_by=["attributes.start_time ASC"],
-                    )
-                ):
+            for start in range(0, len(ids), _MOST_EXPERIMENTS):
+                for run in search_all_runs(client, ids[start : start + _MOST_EXPERIMENTS], query):
                     parents[run.info.experiment_id].append(run)
     found = [_experiment(shown, item, parents[item.experiment_id]) for item in experiments]
     kept = [item for item in found if item.results or item.views or item.sweeps]
@@ -180,14 +179,3 @@ def _view_name(text: str, key: str) -> str:
 def _plain(text: str) -> str:
     # Names come from whoever may write to the server: nothing in them may command the terminal.
     return "".join(letter for letter in text if letter.isprintable())
-
-
-def _all_pages(page: Any) -> list[Any]:
-    found: list[Any] = []
-    token: str | None = None
-    while True:
-        part = page(token)
-        found += part
-        token = part.token
-        if not token:
-            return found

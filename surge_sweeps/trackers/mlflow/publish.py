@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from surge_sweeps.errors import TrackerError
 from surge_sweeps.extras import require
-from surge_sweeps.trackers.mlflow.client import connect, search_all_runs, store_errors
+from surge_sweeps.trackers.mlflow.client import connect, find_experiment, search_all_runs, store_errors
 from surge_sweeps.trackers.mlflow.experiment import now_ms
 from surge_sweeps.trackers.mlflow.file import FileGuard, is_missing
 from surge_sweeps.trackers.mlflow.note import (
@@ -37,7 +37,6 @@ from surge_sweeps.trackers.mlflow.published_files import (
 )
 from surge_sweeps.trackers.mlflow.published_numbers import RESULT_TAG, Moment, new_points, result_tags
 from surge_sweeps.trackers.mlflow.record import TAG_KIND, check_names
-from surge_sweeps.trackers.mlflow.runs import unknown_experiment
 from surge_sweeps.trackers.mlflow.uri import resolve_uri, sqlite_path
 from surge_sweeps.trackers.mlflow.views import ViewNames, write_views
 from surge_sweeps.trackers.publication import Publication
@@ -109,7 +108,7 @@ def check_publishing(experiment: str, uri: str | None = None) -> None:
         return  # reading says what is wrong, and connecting would make the store
     client = connect(uri)
     with store_errors(uri, "opened", _HINT):
-        found = _experiment(client, experiment)
+        found = find_experiment(client, experiment)
         check_artifact_place(uri, found.artifact_location)
 
 
@@ -162,25 +161,15 @@ def _publish(client: Any, experiment: str, publication: Publication, uri: str) -
     return replace(done, left=left, no_views=no_views, folder=folder_here(uri, run.info.artifact_uri))
 
 
-def _experiment(client: Any, name: str) -> Any:
-    found = client.get_experiment_by_name(name)
-    if found is None:
-        active = [one.name for one in client.search_experiments(max_results=1000)]
-        raise unknown_experiment(name, active, None)
-    if found.lifecycle_stage == "deleted":
-        raise unknown_experiment(name, [], found.experiment_id)
-    return found
-
-
 def _find(client: Any, experiment: str, scope: str) -> _Home:
     """Where a publication goes: one sweep's parent run, where there is just one; else the run of an earlier one."""
-    home = _experiment(client, experiment)
+    home = find_experiment(client, experiment)
     number = str(home.experiment_id)
-    holders = list(search_all_runs(client, number, f"tags.`{TAG_SCOPE}` = '{scope}'"))
+    holders = list(search_all_runs(client, [number], f"tags.`{TAG_SCOPE}` = '{scope}'"))
     reports = [run for run in holders if run.data.tags.get(TAG_KIND) == "report"]
     found = reports[0] if reports else None
     if scope == _WHOLE:
-        sweeps = list(search_all_runs(client, number, f"tags.`{TAG_KIND}` = 'sweep'"))
+        sweeps = list(search_all_runs(client, [number], f"tags.`{TAG_KIND}` = 'sweep'"))
         found = sweeps[0] if len(sweeps) == 1 else found
     kept = None if found is None else found.info.run_id
     return _Home(number, home.artifact_location, found, [run for run in holders if run.info.run_id != kept])

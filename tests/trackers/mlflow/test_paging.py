@@ -35,7 +35,7 @@ def make_runs(client: MlflowClient, project: str) -> tuple[str, list[str]]:
 def test_runs_deleted_between_two_pages_hide_no_other(client: MlflowClient, deleted: list[int]) -> None:
     number, runs = make_runs(client, "pages")
     found = []
-    for run in search_all_runs(client, number):
+    for run in search_all_runs(client, [number]):
         found.append(run.info.run_id)
         if len(found) == 4:
             for index in deleted:

@@ -9,15 +9,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from surge_sweeps.extras import require
-from surge_sweeps.trackers.mlflow.client import search_all_runs
+from surge_sweeps.trackers.mlflow.client import search_all_experiments, search_all_runs
 from surge_sweeps.trackers.mlflow.record import TAG_KIND, TAG_PARENT, TAG_STATUS, TAG_TRIAL_ID
-from surge_sweeps.trackers.mlflow.runs import unknown_experiment
+from surge_sweeps.trackers.mlflow.runs import STORED_INFINITY, unknown_experiment
 
 _RUN_NAME = "mlflow.runName"
 _TAGS = (TAG_KIND, TAG_PARENT, TAG_STATUS, TAG_TRIAL_ID, _RUN_NAME)
-#: What the database keeps for infinity is above this.
-_LARGEST = 1.797e308
-_PAGE = 1000
 
 
 @dataclass(frozen=True)
@@ -94,7 +91,7 @@ def facts_of_database(connection: Any, experiments: Mapping[int, str]) -> list[R
     for run, key in connection.execute(
         text(
             "SELECT m.run_uuid, m.key FROM latest_metrics m JOIN runs r ON r.run_uuid = m.run_uuid"
-            f" WHERE {active} AND (m.is_nan OR abs(m.value) >= {_LARGEST})"
+            f" WHERE {active} AND (m.is_nan OR abs(m.value) >= {STORED_INFINITY})"
         )
     ):
         broken[run].add(key)
@@ -123,20 +120,14 @@ def facts_of_database(connection: Any, experiments: Mapping[int, str]) -> list[R
 
 def facts_of_server(client: Any, project: str | None) -> tuple[dict[int, str], list[RunFacts]]:
     """The experiments and their active runs, through MLflow's client; raises as `experiments_of` does."""
-    listed = []
-    token = None
-    views = require("mlflow.entities", "mlflow").ViewType
-    while True:
-        page = client.search_experiments(view_type=views.ALL, max_results=_PAGE, page_token=token)
-        listed += [(int(item.experiment_id), item.name, item.lifecycle_stage) for item in page]
-        token = page.token
-        if not token:
-            break
-    experiments = _chosen(listed, project)
+    listed = search_all_experiments(client, with_deleted=True)
+    experiments = _chosen(
+        [(int(item.experiment_id), item.name, item.lifecycle_stage) for item in listed], project
+    )
     facts = [
         _from_client(run, name)
         for number, name in experiments.items()
-        for run in search_all_runs(client, str(number))
+        for run in search_all_runs(client, [str(number)])
     ]
     return experiments, facts
 
@@ -153,7 +144,7 @@ def _from_client(run: Any, experiment: str) -> RunFacts:
         info.start_time,
         info.end_time,
         max((point.timestamp for point in latest), default=0),
-        frozenset(point.key for point in latest if not abs(point.value) < _LARGEST),
+        frozenset(point.key for point in latest if not abs(point.value) < STORED_INFINITY),
         {key: value for key, value in data.tags.items() if key in _TAGS},
     )
 

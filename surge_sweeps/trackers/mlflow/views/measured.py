@@ -90,7 +90,7 @@ def measure(client: Any, experiment_id: str, names: ViewNames) -> Measured:
     logs: set[bool] = set()
     rates: set[float] = set()
     keys = group_keys(names)
-    for run in search_all_runs(client, experiment_id, names.sweep_filter):
+    for run in search_all_runs(client, [experiment_id], names.sweep_filter):
         metrics, params = run.data.metrics, run.data.params
         if names.loss not in metrics:
             continue
