@@ -7,15 +7,13 @@ again after any failure finishes the rest and repeats nothing.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from surge_sweeps.curves import Status
 from surge_sweeps.errors import SurgeError
-from surge_sweeps.progress import ProgressCallback
-from surge_sweeps.sweep import Sweep
-from surge_sweeps.trackers.base import Tracker
+from surge_sweeps.launch.plan import Launch
 
 
 @dataclass(frozen=True)
@@ -62,13 +60,74 @@ class Interrupted(SurgeError):
     """The user stopped the launch; what was done is kept."""
 
 
-class Launcher(Protocol):
-    """An engine. `launch` blocks until every trial has ended or cannot.
+#: A task waits for a place, runs, has ended with a result of every trial of it, or has ended without.
+State = Literal["waiting", "running", "ended", "failed"]
+#: Of these an engine will still do something.
+IN_FLIGHT: tuple[State, ...] = ("waiting", "running")
 
-    Raises `Interrupted` on Ctrl-C, SIGTERM or SIGHUP and `TrackerError` when the store goes away; in both cases nothing
-    that ended is lost, and no process is left behind.
+
+class TaskState(NamedTuple):
+    """How a task stands with its engine; `why`: of a failed one, a sentence for the user, else empty."""
+
+    state: State
+    why: str = ""
+
+
+class Launcher(Protocol):
+    """An engine: it runs the tasks of a launch, each in one place at a time, and tells how they stand.
+
+    What every engine promises:
+
+    * Nothing is run twice at once. Between `submit` and the moment at which `status` says that it has ended or failed,
+      a task has at most one process at work, also where the engine moves or requeues it.
+    * A task that was preempted, or whose time limit came, or whose node went down, is run again by the engine where the
+      engine can; its state stays `waiting` or `running` meanwhile. A task whose program failed by itself, or was
+      killed, is `failed` and not run again: the next launch does that. Whether a trial has a result is the tracker's
+      word, never the engine's; a loss that is not finite is a result.
+    * A kill at any moment between two statements of `submit` leaves either nothing, or something that `status`,
+      `cancel` and `logs` of the same launch find: the engine knows the launch by its id.
+    * Nothing goes through a shell unquoted, and no secret is in a script, a manifest, an argument or a log: what a task
+      needs to log in travels by environment, or by the engine's own store of secrets.
+
+    What cannot be done raises `SurgeError` with the next step: an engine that is not installed, resources that it does
+    not have, a controller that does not answer.
+
+    Attributes:
+        name: what `--on` calls it. outlives_launch: whether its tasks go on when the launching process ends.
+        poll_seconds: how often it may be asked for `status` without being a burden.
     """
 
-    def launch(self, sweeps: Sequence[Sweep], tracker: Tracker, progress: ProgressCallback) -> LaunchResult:
-        """Run every trial of `sweeps` that has no result on `tracker`."""
+    name: str
+    outlives_launch: bool
+    poll_seconds: float
+
+    def describe(self, launch: Launch) -> str:
+        """Exactly what `submit` would submit, as text that a person can read and edit. Changes and asks nothing."""
+        ...
+
+    def submit(self, launch: Launch) -> None:
+        """Hand over every task of the launch, whose folder is written; returns once the engine has them all.
+
+        Raises:
+            SurgeError: the engine refuses; it then has none of the tasks.
+        """
+        ...
+
+    def status(self, launch: Launch) -> Mapping[int, TaskState]:
+        """How every task of the launch stands, by number; a launch that never got to `submit` has `failed` tasks.
+
+        One question to the engine for all tasks. Raises `SurgeError` only where the engine does not answer.
+        """
+        ...
+
+    def cancel(self, launch: Launch, tasks: Collection[int] | None = None) -> None:
+        """End some tasks, or all: those that run are asked first, so that they save their state.
+
+        Tasks that have ended stay as they are; a second call does nothing. Returns once the engine has taken it up:
+        `status` tells when they have ended.
+        """
+        ...
+
+    def logs(self, launch: Launch, task: int) -> str:
+        """What a task has printed so far; empty where it has not begun."""
         ...

@@ -6,7 +6,7 @@ step and one final status. Reading gives `LossCurves`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -89,6 +89,10 @@ class ScriptRun(Protocol):
         """
         ...
 
+    def preempt(self) -> None:
+        """Leave the run, whose program was asked to make room, as one that the same task will go on with."""
+        ...
+
     def store_is_away(self) -> str:
         """What a program that logs now meets where the store does not answer, one sentence; empty where it does.
 
@@ -121,18 +125,40 @@ class Tracker(Protocol):
         """
         ...
 
-    def close_stale(self, sweep_id: str) -> int:
-        """Mark runs that an earlier, killed process left open as crashed; return how many. Call before writing."""
+    def close_stale(self, sweep_id: str, in_flight: Collection[str] = ()) -> int:
+        """Mark runs that an earlier, killed process left open as crashed; return how many. Call before writing.
+
+        in_flight: ids of trials that an engine still works on; their runs stay as they are.
+        """
         ...
 
     def start_run(self, sweep_id: str | None, trial_id: str, config: Mapping[str, Scalar]) -> RunWriter:
         """Open the run of one trial; `sweep_id` None writes a run that belongs to no sweep."""
         ...
 
+    def resume_run(
+        self, sweep_id: str, trial_id: str, config: Mapping[str, Scalar], owner: str
+    ) -> ResumableRun:
+        """Open the run of one trial for one task of an engine, or go on with the run that this task left open.
+
+        The sweep was opened by the launch. Tasks of one sweep call this side by side on many machines, so nothing of
+        the sweep's own is written. An engine restarts a task only once its process is gone, so that a run of this
+        owner is taken up at once, whether its process made room or was killed; a run of another owner never is.
+
+        Args:
+            owner: names the task: the launch's id and the task's number.
+        """
+        ...
+
     def start_script(
-        self, sweep_id: str, trial_id: str, config: Mapping[str, Scalar], loss: str
+        self, sweep_id: str, trial_id: str, config: Mapping[str, Scalar], loss: str, owner: str = ""
     ) -> ScriptRun:
-        """Open the run of one trial that a program of the user's own will do; `loss`: the metric it must log."""
+        """Open the run of one trial that a program of the user's own will do.
+
+        Args:
+            loss: the metric it must log. owner: of a task of an engine, see `resume_run`: the run that it left open is
+                taken up again, and the sweep's own place is left alone; empty for a launch that runs programs itself.
+        """
         ...
 
     def write_runs(self, sweep_id: str, records: Sequence[RunRecord]) -> None:
