@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from surge_sweeps.training.config import TrialConfig
 from surge_sweeps.training.data_order import DataOrder, block_steps
 from surge_sweeps.training.optimizers import Stepper, build_optimizer
-from surge_sweeps.training.start import Start, evaluate
+from surge_sweeps.training.start import Start
+from surge_sweeps.training.steps import Steps
 from surge_sweeps.training.trace import OnPoint, Trace, log_steps
 from surge_sweeps.training.workloads.base import Workload
 
@@ -27,7 +28,8 @@ class Begun(NamedTuple):
     """How far a run is on its way from one logged point to the next.
 
     Attributes:
-        step: optimizer steps done. loss_sum: () sum of the minibatch losses since the last logged point.
+        step: optimizer steps done. loss_sum: () sum of the minibatch losses since the last logged point; of several
+            processes each has that of its share.
     """
 
     step: int
@@ -68,25 +70,30 @@ def continue_loop(
     on_model: OnModel | None = None,
     on_step: OnStep | None = None,
     logged: Sequence[int] | None = None,
+    steps: Steps | None = None,
 ) -> None:
     """Train on to the end of the run. Changes `model`, `optimizer` and `trace`.
 
     Goes on from `begun`, by default from the trace's last step.
+
+    Args:
+        steps: of this model under this optimizer; default: whole batches in this process.
     """
     config = trace.config
-    steps = [step for step in logged or log_steps(config.steps) if step >= trace.last_step]
+    steps = steps or Steps(workload, model, optimizer)
+    points = [step for step in logged or log_steps(config.steps) if step >= trace.last_step]
     done, loss_sum = begun or Begun(trace.last_step, _zero(workload))
     order = [DataOrder(len(workload.train_targets), config.seed)]
     batches = each_batch(order, done, config.steps, config.batch_size)
-    for previous, step in pairwise(steps):
+    for previous, step in pairwise(points):
         if trace.status is not None:
             return
         while done < step:
-            loss_sum += _train_step(workload, model, optimizer, next(batches)[0])
+            loss_sum += steps.step(next(batches)[0])
             done += 1
             if on_step is not None:
                 on_step(Begun(done, loss_sum))
-        trace.add(step, evaluate(workload, model), float(loss_sum) / (step - previous))
+        trace.add(step, *steps.losses(loss_sum, step - previous))
         loss_sum = _zero(workload)
         if on_model is not None:
             on_model(trace, model)
@@ -101,12 +108,5 @@ def each_batch(orders: Sequence[DataOrder], first: int, last: int, batch_size: i
 
 
 def _zero(workload: Workload) -> Tensor:
-    return torch.zeros((), dtype=workload.train_inputs.dtype)
-
-
-def _train_step(workload: Workload, model: nn.Module, optimizer: Stepper, indices: Tensor) -> Tensor:
-    optimizer.zero_grad()
-    loss = workload.loss(model(workload.train_inputs[indices]), workload.train_targets[indices])
-    loss.backward()  # type: ignore[no-untyped-call]
-    optimizer.step()
-    return loss.detach()
+    inputs = workload.train_inputs
+    return torch.zeros((), dtype=inputs.dtype, device=inputs.device)

@@ -1,60 +1,31 @@
-"""A run that is asked to make room: its state goes to a file, and a later process goes on with the same bits.
+"""A run that can be stopped: its state goes to a file, and a later process goes on with the same bits.
 
-The file holds the parameters, the optimizer's state, the points so far, how far the run is on its way to the next one,
-and the settings it belongs to. Where it is missing (another machine, no shared disk) the run starts over: the same
-settings give the same run, so only the steps that are not logged yet have to be logged.
+The state is saved every few minutes, for a process that is killed, and when the run is asked to make room. Where it is
+missing (another machine, no shared disk) or torn the run starts over: the same settings give the same run, so only the
+steps that are not logged yet have to be logged.
 """
 
 from __future__ import annotations
 
-import copy
-import hashlib
-import io
-import json
-import os
-import pickle
-import re
+import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import nn
 
-from surge_sweeps.errors import TrainingError
-from surge_sweeps.files import write_bytes
+from surge_sweeps.errors import SurgeError, TrainingError
 from surge_sweeps.trackers.base import ResumableRun
 from surge_sweeps.training.config import TrialConfig
 from surge_sweeps.training.loop import Begun, continue_loop
-from surge_sweeps.training.optimizers import Stepper, build_optimizer
+from surge_sweeps.training.micro_batches import cut_batch
 from surge_sweeps.training.preemption import Preempted, StopRequest
-from surge_sweeps.training.start import starts
+from surge_sweeps.training.session import Session, Setup, open_session
+from surge_sweeps.training.state import State, checkpoint_path, read_file, read_state, write_state
 from surge_sweeps.training.trace import Trace
-from surge_sweeps.training.trainer import run_config
-from surge_sweeps.training.workloads import load_workload
 
-#: Where the files go: SURGE_CHECKPOINT_DIR, else this folder of the working folder.
-CHECKPOINT_DIR = Path(".surge") / "checkpoints"
-CHECKPOINT_VARIABLE = "SURGE_CHECKPOINT_DIR"
+__all__ = ["checkpoint_path", "train_resumable"]
 
-_FORMAT = 1
-_PLAIN_ID = re.compile(r"[A-Za-z0-9_\-]{1,64}")
-
-
-def checkpoint_path(run_id: str, folder: Path | None = None) -> Path:
-    """Where the state of a run is kept.
-
-    Args:
-        run_id: the tracker's id; one that is no plain name is replaced by its hash. folder: default
-            SURGE_CHECKPOINT_DIR, else `.surge/checkpoints` in the working folder.
-
-    >>> checkpoint_path("ab12cd34", Path("shared")).as_posix(), checkpoint_path("../x", Path("shared")).as_posix()
-    ('shared/ab12cd34.pt', 'shared/id-d6b96a97d147daaa.pt')
-    """
-    if folder is None:
-        folder = Path(os.environ.get(CHECKPOINT_VARIABLE) or CHECKPOINT_DIR)
-    plain = _PLAIN_ID.fullmatch(run_id) is not None
-    return folder / f"{run_id if plain else 'id-' + hashlib.sha256(run_id.encode()).hexdigest()[:16]}.pt"
+Say = Callable[[str], None]
 
 
 def train_resumable(
@@ -62,116 +33,160 @@ def train_resumable(
     run: ResumableRun,
     path: Path,
     stop: StopRequest,
-    say: Callable[[str], None] = lambda _: None,
+    say: Say = lambda _: None,
+    *,
+    setup: Setup | None = None,
+    every_minutes: float = 0.0,
 ) -> Trace:
     """Train a run to its end, going on from the state at `path` if there is one; see `train_streaming`.
 
     Args:
         config, run: what to train and where to log it. path: see `checkpoint_path`; removed once the run has ended.
-        stop: when it is requested, the state is saved and the run closed as preempted. say: told of a run that starts
-            over.
+        stop: when it is requested, the state is saved and the run closed as preempted; of several processes one is
+            enough. say: told of a run that starts over, of a state that cannot be saved, of smaller micro-batches.
+        setup: how it is computed; all processes of a run call this, and the first one logs and saves.
+        every_minutes: how often the state is saved; 0: only to make room.
 
     Raises:
         Preempted: the run made room. TrainingError, MissingExtraError: see `train_streaming`; or the state belongs to
-            other settings. TrackerError: the store is away.
+            other settings. TrackerError: the store is away. SurgeError: the state cannot be saved to make room.
     """
+    setup = setup or Setup()
     try:
-        workload = load_workload(config.workload)
-        start = starts(workload, [config])[config.seed]
-        model = copy.deepcopy(start.model)
-        optimizer = build_optimizer(
-            config.optimizer, model.parameters(), config.lr, config.hyper_parameters()
-        )
-        saved = _load(path, config)
-        if saved is None:
-            if run.logged_step >= 0:
-                say(
-                    f"no state of run {run.run_id} at {path}: starting over from step 0; the steps up to "
-                    f"{run.logged_step} are logged already."
-                )
-            trace, begun = Trace(config, start.loss, start.checkpoint, run.log), None
-        else:
-            trace, begun = _restore(saved, config, start.checkpoint, model, optimizer, run)
-
-        def make_room(begun: Begun) -> None:
-            if stop.requested:
-                _save(path, config, model, optimizer, trace, begun)
-                raise Preempted(path)
-
-        continue_loop(workload, model, optimizer, trace, begun=begun, on_step=make_room)
-        run.finish(trace.status or "crashed", trace.summary())
+        stoppable = _Stoppable(config, run, path, stop, say, setup, every_minutes)
+        trace = stoppable.train()
+        run.finish(trace.status or "crashed", trace.summary() | stoppable.session.steps.summary())
     except Preempted:
         run.preempt()
+        # The others end once the first is done: torchrun gives a process little time after another has ended.
+        setup.processes.any_of()
         raise
     finally:
         # Does nothing after a line above.
         run.finish("crashed")
-    path.unlink(missing_ok=True)
+    if setup.processes.rank.number == 0:
+        path.unlink(missing_ok=True)
     return trace
 
 
-def _save(
-    path: Path, config: TrialConfig, model: nn.Module, optimizer: Stepper, trace: Trace, begun: Begun
-) -> None:
-    content = io.BytesIO()
-    state = {
-        "format": _FORMAT,
-        "settings": _settings(config),
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "points": trace.points(),
-        "step": begun.step,
-        "loss_sum": begun.loss_sum,
-    }
-    torch.save(state, content)
-    write_bytes(path, content.getvalue())
+class _Stoppable:
+    """One run with its file."""
 
+    def __init__(
+        self,
+        config: TrialConfig,
+        run: ResumableRun,
+        path: Path,
+        stop: StopRequest,
+        say: Say,
+        setup: Setup,
+        every_minutes: float,
+    ) -> None:
+        self._config = config
+        self._run = run
+        self._path = path
+        self._stop = stop
+        self._say = say
+        self._every_s = 60 * every_minutes
+        self._due = time.monotonic() + self._every_s
+        self._cannot_save = False
+        self._processes = setup.processes
+        self._is_first = self._processes.rank.number == 0
+        self.session: Session = open_session(config, setup, say, self._wishes)
 
-def _load(path: Path, config: TrialConfig) -> dict[str, Any] | None:
-    """The state at a path, or None if there is none. Nothing in the file is executed."""
-    try:
-        state = torch.load(path, weights_only=True, map_location="cpu")
-        theirs = (state["format"], state["settings"])
-    except FileNotFoundError:
-        return None
-    except (
-        OSError,
-        EOFError,
-        RuntimeError,
-        ValueError,
-        TypeError,
-        KeyError,
-        pickle.UnpicklingError,
-    ) as error:
-        raise TrainingError(
-            f"{str(path)!r} holds no state of a run, or it is torn ({type(error).__name__}).",
-            "Remove it: the run then starts over and gives the same result.",
-        ) from error
-    if theirs != (_FORMAT, _settings(config)):
-        raise TrainingError(
-            f"{str(path)!r} holds the state of a run with other settings.",
-            "Remove it, or call with the settings of the run that was stopped.",
+    def train(self) -> Trace:
+        """Train to the end of the run, or until it makes room."""
+        session = self.session
+        trace, begun = self._restored()
+
+        def after_step(begun: Begun) -> None:
+            make_room, save = session.steps.agreed
+            if make_room or save:
+                self._save(trace, begun, is_needed=make_room)
+            if make_room:
+                raise Preempted(self._path)
+
+        continue_loop(
+            session.workload,
+            session.model,
+            session.optimizer,
+            trace,
+            begun=begun,
+            on_step=after_step,
+            steps=session.steps,
         )
-    return dict(state)
+        return trace
 
+    def _wishes(self) -> tuple[bool, bool]:
+        is_due = self._every_s > 0 and self._is_first and time.monotonic() >= self._due
+        return self._stop.requested, is_due
 
-def _restore(
-    saved: dict[str, Any],
-    config: TrialConfig,
-    start_checkpoint: str | None,
-    model: nn.Module,
-    optimizer: Stepper,
-    run: ResumableRun,
-) -> tuple[Trace, Begun]:
-    """Put a state back; its points are logged again, and the run passes over those that it has."""
-    model.load_state_dict(saved["model"])
-    optimizer.load_state_dict(saved["optimizer"])
-    (_, start_loss, _), *points = saved["points"]
-    trace = Trace(config, start_loss, start_checkpoint, run.log)
-    for step, eval_loss, train_loss in points:
-        trace.add(step, eval_loss, train_loss)
-    return trace, Begun(saved["step"], saved["loss_sum"])
+    def _save(self, trace: Trace, begun: Begun, *, is_needed: bool) -> None:
+        session, cut = self.session, self.session.steps.cut
+        sums = [row[0] for row in self._processes.gather(float(begun.loss_sum))]
+        if not self._is_first:
+            return
+        try:
+            write_state(
+                self._path,
+                session.model,
+                session.optimizer,
+                trace,
+                step=begun.step,
+                loss_sums=torch.tensor(sums, dtype=begun.loss_sum.dtype),
+                micro_batch_size=cut.size if cut is not None else None,
+                evaluated_at_once=session.steps.evaluate.examples_at_once,
+            )
+        except SurgeError as error:
+            if is_needed:
+                raise TrainingError(
+                    f"the run cannot make room: {error.what}",
+                    "Free space there, or choose another --checkpoint-dir; an earlier state stays as it was.",
+                ) from error
+            if not self._cannot_save:
+                self._say(f"the run's state is not saved, and training goes on: {error}")
+            self._cannot_save = True
+        # From now, so that a slow disk does not take all the time.
+        self._due = time.monotonic() + self._every_s
 
+    def _restored(self) -> tuple[Trace, Begun | None]:
+        """The trace to go on with; its points are logged again, and the run passes over those that it has."""
+        session, run = self.session, self._run
+        content = self._processes.from_first(read_file(self._path) if self._is_first else None)
+        saved = None if content is None else read_state(content, self._config, self._path)
+        if saved is None:
+            self._tell_start(content)
+            return Trace(self._config, session.start.loss, session.start.checkpoint, run.log), None
+        session.model.load_state_dict(saved["model"])
+        session.optimizer.load_state_dict(saved["optimizer"])
+        (_, start_loss, _), *points = saved["points"]
+        trace = Trace(self._config, start_loss, session.start.checkpoint, run.log)
+        for step, eval_loss, train_loss in points:
+            trace.add(step, eval_loss, train_loss)
+        self._restore_cut(saved)
+        return trace, Begun(saved["step"], self._own_sum(saved))
 
-def _settings(config: TrialConfig) -> str:
-    return json.dumps(run_config(config), sort_keys=True)
+    def _tell_start(self, content: bytes | None) -> None:
+        if content is not None:
+            self._say(f"the state at {self._path} is torn, or of another version: starting over from step 0.")
+        elif self._run.logged_step >= 0:
+            self._say(
+                f"no state of run {self._run.run_id} at {self._path}: starting over from step 0; the steps up to "
+                f"{self._run.logged_step} are logged already."
+            )
+
+    def _restore_cut(self, saved: State) -> None:
+        """Micro-batches that were halved stay so: they would be again, and a step cut otherwise rounds otherwise."""
+        size, steps = saved["micro_batch_size"], self.session.steps
+        processes = self._processes.rank.size
+        share = self._config.batch_size // processes
+        if size is not None and steps.cut is not None and size < steps.cut.size and share % size == 0:
+            steps.cut = cut_batch(self._config.batch_size, size, processes)
+        steps.evaluate.examples_at_once = min(steps.evaluate.examples_at_once, saved["evaluated_at_once"])
+
+    def _own_sum(self, saved: State) -> torch.Tensor:
+        """This process's part of the losses since the last point."""
+        sums, rank = saved["loss_sums"], self._processes.rank
+        # As many processes as before take their own; of another number each takes the mean, which is what counts.
+        own: torch.Tensor = sums[rank.number] if len(sums) == rank.size else sums.mean()
+        return own.clone().to(self.session.workload.train_inputs.device)

@@ -12,6 +12,7 @@ from torch import nn
 
 from surge_sweeps.training.checkpoint import load_checkpoint, restore
 from surge_sweeps.training.config import TrialConfig
+from surge_sweeps.training.evaluation import evaluate
 from surge_sweeps.training.workloads.base import Workload
 
 #: Keeps initial parameters apart from other uses of the same seed.
@@ -47,12 +48,6 @@ def starts(workload: Workload, configs: Sequence[TrialConfig]) -> dict[int, Star
         return {seed: _from_seed(workload, first.model, seed) for seed in seeds}
     branch = _from_checkpoint(workload, first.model, Path(first.init_from))
     return dict.fromkeys(seeds, branch)
-
-
-def evaluate(workload: Workload, model: nn.Module) -> float:
-    """Mean loss over the whole held-out set."""
-    with torch.no_grad():
-        return float(workload.loss(model(workload.eval_inputs), workload.eval_targets))
 
 
 def _from_seed(workload: Workload, model: str, seed: int) -> Start:

@@ -14,7 +14,8 @@ from surge_sweeps.trackers.base import RunRecord, RunWriter, Scalar
 from surge_sweeps.training.checkpoint import load_checkpoint
 from surge_sweeps.training.config import TrialConfig
 from surge_sweeps.training.ensemble import MIN_REPLICAS, run_ensemble, stack_size
-from surge_sweeps.training.loop import run_loop
+from surge_sweeps.training.loop import continue_loop, run_loop
+from surge_sweeps.training.session import Setup, open_session
 from surge_sweeps.training.stacked import can_stack
 from surge_sweeps.training.start import starts
 from surge_sweeps.training.trace import Trace
@@ -69,19 +70,29 @@ def train(
     return [record for record in records if record is not None]
 
 
-def train_streaming(config: TrialConfig, writer: RunWriter) -> Trace:
+def train_streaming(
+    config: TrialConfig,
+    writer: RunWriter,
+    *,
+    setup: Setup | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> Trace:
     """Train one run, logging every point as it comes, so that a run that is killed leaves what it had.
 
     The run is finished whatever happens: as `crashed` when training is interrupted or fails. Returns its trace.
+
+    Args:
+        setup: how it is computed; all processes of a run call this, and the first one logs. say: told of smaller
+            micro-batches where memory runs out, and of what they change.
 
     Raises:
         TrainingError, MissingExtraError: see `train`. TrackerError: the store is away.
     """
     try:
-        workload = load_workload(config.workload)
-        start = starts(workload, [config])[config.seed]
-        trace = run_loop(workload, config, start, on_point=writer.log)
-        writer.finish(trace.status or "crashed", trace.summary())
+        session = open_session(config, setup or Setup(), say)
+        trace = Trace(config, session.start.loss, session.start.checkpoint, writer.log)
+        continue_loop(session.workload, session.model, session.optimizer, trace, steps=session.steps)
+        writer.finish(trace.status or "crashed", trace.summary() | session.steps.summary())
     finally:
         # Does nothing after the line above.
         writer.finish("crashed")

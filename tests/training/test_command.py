@@ -14,8 +14,9 @@ import pytest
 
 from surge_sweeps.errors import SurgeError
 from surge_sweeps.sweep import trial_id
-from surge_sweeps.trackers import collect
+from surge_sweeps.trackers import collect, open_tracker
 from surge_sweeps.training.__main__ import main
+from surge_sweeps.training.preemption import StopRequest
 
 TRIAL = ["--lr=0.01", "--batch_size", "8", "--max_steps=3"]
 
@@ -49,7 +50,7 @@ def test_a_trial_is_logged_under_the_id_of_its_parameters(capsys: pytest.Capture
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--tracker=neptune"], "unknown tracker 'neptune'. Valid: mlflow"),
+        (["--tracker=neptune"], "unknown tracker 'neptune'. Valid: files, mlflow"),
         (["--optimizer=adm"], "Did you mean"),
         (["--lr=-1"], "must be above 0"),
         (["--init_from=nowhere.pt"], "there is no checkpoint 'nowhere.pt'"),
@@ -68,6 +69,37 @@ def test_usage_errors_exit_2(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main(arguments)
     assert stop.value.code == 2
+
+
+def test_a_task_on_a_node_without_a_network_goes_on_in_its_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Asked for room in mid-run, the trial is one file in the end, with the points of one that never stopped."""
+    task = [
+        "--lr=0.01",
+        "--batch_size=8",
+        "--max_steps=60",
+        "--tracker=files",
+        "--sweep-id=s",
+        "--trial-id=t",
+    ]
+    for folder in ("whole", "parted"):
+        tracker = open_tracker("files", folder)
+        tracker.open_sweep("s", "a sweep", {})
+        tracker.close()
+    assert main([*task, "--owner=launch/0", "--project=whole"]) == 0
+    looks = iter(range(1000))
+    asked = property(lambda _: next(looks) > 30, lambda _, value: None)
+    with monkeypatch.context() as patched:
+        patched.setattr(StopRequest, "requested", asked, raising=False)
+        assert main([*task, "--owner=launch/0", "--project=parted"]) == 143
+    assert Path(".surge/checkpoints/t.pt").exists()
+    assert main([*task, "--owner=launch/0", "--project=parted"]) == 0
+    assert "starting over" not in capsys.readouterr().err
+    whole, parted = (collect(folder, tracker="files") for folder in ("whole", "parted"))
+    assert parted.runs["status"].tolist() == ["finished"]
+    assert parted.points.drop(columns="run").equals(whole.points.drop(columns="run"))
+    assert not Path(".surge/checkpoints/t.pt").exists()
 
 
 def test_under_a_wandb_agent_the_tracker_can_still_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 
 pytest.importorskip("mlflow")
 
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from surge_sweeps.trackers import collect
+from surge_sweeps.trackers import collect, open_tracker
 from surge_sweeps.training.__main__ import main
 from surge_sweeps.training.preemption import StopRequest
 
@@ -147,6 +148,69 @@ def test_a_killed_run_goes_on_under_its_id_without_doubles(
     assert after[: len(before)] == before
     assert len({step for step, _, _ in after}) == len(after)
     pd.testing.assert_frame_equal(points(store, "killed"), points(store, "whole"))
+
+
+def of_task(project: str, owner: str) -> list[str]:
+    """The arguments of a task of an engine, whose sweep is opened."""
+    tracker = open_tracker("mlflow", project)
+    tracker.open_sweep("a-sweep", "a sweep", {})
+    tracker.close()
+    trial = ["--lr=1e-4", "--batch_size=8", "--max_steps=1500", f"--project={project}"]
+    return [*trial, "--sweep-id=a-sweep", "--trial-id=a-trial", f"--owner={owner}"]
+
+
+def test_a_killed_task_that_is_started_again_goes_on_from_its_last_state(
+    store: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """SIGKILL of the real command; the engine starts the same task again."""
+    task, state = of_task("killed", "launch/3"), Path(".surge/checkpoints/a-trial.pt")
+    command = [sys.executable, "-m", "surge_sweeps.training", *task, "--checkpoint-every-minutes=0.0005"]
+    root = str(Path(__file__).parents[2])
+    with subprocess.Popen(command, env={**os.environ, "PYTHONPATH": root}) as process:
+        deadline = time.monotonic() + 120
+        while not state.exists() and time.monotonic() < deadline and process.poll() is None:
+            time.sleep(0.01)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    saved = torch.load(state, weights_only=True)["step"]
+    assert 0 < saved < 1500
+    capsys.readouterr()
+    assert main(task) == 0
+    assert "starting over" not in capsys.readouterr().err
+    assert not state.exists()
+    assert main(of_task("whole", "launch/3")) == 0
+    pd.testing.assert_frame_equal(points(store, "killed"), points(store, "whole"))
+    (run,) = [run for run in runs(store, "killed") if run.data.tags["surge.kind"] == "trial"]
+    assert (run.info.status, run.data.params["trial_id"]) == ("FINISHED", "a-trial")
+    assert run.data.tags["surge.sweep_id"] == "a-sweep"
+
+
+def test_a_task_that_made_room_goes_on_with_the_trials_state_in_its_own_run(
+    store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop_after(monkeypatch, 300)
+    assert main(of_task("parted", "launch/3")) == 143
+    stop_after(monkeypatch, None)
+    assert main(of_task("parted", "launch/3")) == 0
+    assert main(of_task("whole", "launch/3")) == 0
+    pd.testing.assert_frame_equal(points(store, "parted"), points(store, "whole"))
+
+
+def test_how_a_batch_is_cut_is_no_hyper_parameter(store: str) -> None:
+    plain = [*TRIAL, "--project=cut"]
+    assert main([*plain, "--micro-batch-size=2"]) == 0
+    (run,) = runs(store, "cut")
+    summary = {
+        name: run.data.tags[f"surge.summary.{name}"]
+        for name in ("micro_batch_size", "accumulation", "world_size")
+    }
+    assert summary == {"micro_batch_size": "2", "accumulation": "4", "world_size": "1"}
+    assert "micro_batch_size" not in run.data.params
+    assert main([*plain[:2], "--seed=3", *plain[3:]]) == 0
+    curves = collect("cut", uri=store)
+    assert curves.runs["trial_id"].nunique() == 2
+    assert not {"micro_batch_size", "accumulation", "world_size"} & set(curves.runs.columns)
+    assert curves.runs["batch_size"].tolist() == [8, 8]
 
 
 def logged(client: MlflowClient, run: Run) -> list[tuple[int, float, int]]:

@@ -1,0 +1,32 @@
+"""Layers that look at all examples of a batch together, for which micro-batches are not the batch."""
+
+from __future__ import annotations
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from surge_sweeps.training.micro_batches import MicroBatches
+
+
+def batch_statistics_layers(model: nn.Module) -> tuple[str, ...]:
+    """The names of a model's layers that normalise by the statistics of the examples they are given (BatchNorm).
+
+    >>> batch_statistics_layers(nn.Sequential(nn.Linear(4, 2), nn.BatchNorm1d(2))), batch_statistics_layers(nn.ReLU())
+    (('1',), ())
+    """
+    return tuple(name or type(layer).__name__ for name, layer in model.named_modules() if _looks(layer))
+
+
+def statistics_warning(model: nn.Module, cut: MicroBatches) -> str:
+    """What a cut changes in a model, one sentence; empty where the gradient is that of the whole batch."""
+    layers = batch_statistics_layers(model)
+    if not layers or cut.size == cut.batch_size:
+        return ""
+    return (
+        f"warning: the model normalises by batch statistics (BatchNorm in {', '.join(layers)}), here of {cut.size} "
+        f"examples and not of the batch of {cut.batch_size}: loss and gradient differ from those of the whole batch."
+    )
+
+
+def _looks(layer: nn.Module) -> bool:
+    return isinstance(layer, _BatchNorm)

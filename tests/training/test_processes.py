@@ -1,0 +1,296 @@
+"""One trial in several processes, by real torchrun over gloo: the same run, whatever becomes of the processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+pytest.importorskip("mlflow")
+
+from mlflow import MlflowClient
+
+from surge_sweeps.errors import TrainingError
+from surge_sweeps.sweep import trial_id
+from surge_sweeps.trackers import collect, open_tracker
+from surge_sweeps.training.__main__ import main
+from surge_sweeps.training.devices import on_device, pick_device
+from surge_sweeps.training.processes import ALONE, Rank, joined, this_rank
+from surge_sweeps.training.workloads.digits import Digits
+
+PARAMETERS: dict[str, str | float] = {"lr": 0.002, "batch_size": 32, "seed": 2, "max_steps": 600}
+NARROW = str(Path(__file__).with_name("narrow_trainer.py"))
+STATE = Path(".surge/checkpoints") / f"{trial_id(PARAMETERS)}.pt"
+#: Two processes that import torch and one that imports MLflow, on a busy machine.
+PATIENCE_S = 180
+
+
+@pytest.fixture(autouse=True)
+def _store(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    database = tmp_path / "mlflow.db"
+    database.write_bytes(empty_store.read_bytes())
+    for name in ("WANDB_SWEEP_ID", "MLFLOW_RUN_ID", "SURGE_CHECKPOINT_DIR", "RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{database}")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+def of_task(project: str, parameters: Mapping[str, str | float] = PARAMETERS) -> list[str]:
+    """The arguments of a task of an engine; its sweep is opened."""
+    tracker = open_tracker("mlflow", project)
+    tracker.open_sweep("a-sweep", "a sweep", {})
+    tracker.close()
+    flags = [f"--{name}={value}" for name, value in parameters.items()]
+    task = ["--sweep-id=a-sweep", f"--trial-id={trial_id(parameters)}", "--owner=launch/0"]
+    return [*flags, f"--project={project}", *task]
+
+
+def command(*arguments: str, program: str = "") -> list[str]:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    return [*torchrun, *([program] if program else ["-m", "surge_sweeps.training"]), *arguments]
+
+
+def environment(**more: str) -> Mapping[str, str]:
+    root = str(Path(__file__).parents[2])
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")]), **more}
+
+
+def run(*arguments: str, program: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(*arguments, program=program),
+        env=environment(**variables),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE_S,
+    )
+
+
+@contextmanager
+def at_work(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], dict[int, int]]]:
+    """torchrun with a trial that has just saved its state, and rank -> process id; ended with the block."""
+    before = saved_at()
+    torchrun = subprocess.Popen(
+        command(*arguments, "--checkpoint-every-minutes=0.0005"),
+        env=environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    pids: dict[int, int] = {}
+    try:
+        deadline = time.monotonic() + PATIENCE_S
+        while saved_at() == before:
+            assert torchrun.poll() is None, torchrun.communicate()[1]
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        pids = workers(torchrun.pid)
+        yield torchrun, pids
+    finally:
+        for pid in [torchrun.pid, *pids.values()] if torchrun.poll() is None else []:
+            os.kill(pid, signal.SIGKILL)
+        torchrun.communicate()
+
+
+def saved_at() -> int:
+    try:
+        return STATE.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
+
+
+def workers(torchrun: int) -> dict[int, int]:
+    found = {}
+    for child in Path(f"/proc/{torchrun}/task/{torchrun}/children").read_text().split():
+        variables = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
+        ranks = [int(text.removeprefix(b"RANK=")) for text in variables if text.startswith(b"RANK=")]
+        found.update(dict.fromkeys(ranks, int(child)))
+    assert sorted(found) == [0, 1]
+    return found
+
+
+def ended(torchrun: subprocess.Popen[str], pids: Mapping[int, int]) -> str:
+    """What was printed; no process is left."""
+    _, stderr = torchrun.communicate(timeout=60)
+    assert torchrun.returncode != 0
+    assert not [pid for pid in pids.values() if Path(f"/proc/{pid}").exists()]
+    return stderr
+
+
+def finished(project: str) -> tuple[pd.DataFrame, dict[str, str]]:
+    """The points and the summary of the project's one run, which is finished."""
+    curves = collect(project)
+    assert curves.problems == ()  # doubled points would be told here
+    assert curves.runs["status"].tolist() == ["finished"]
+    client = MlflowClient()
+    (run,) = client.search_runs(
+        [client.get_experiment_by_name(project).experiment_id], "tags.`surge.kind` = 'trial'"
+    )
+    prefix = "surge.summary."
+    summary = {
+        name.removeprefix(prefix): text for name, text in run.data.tags.items() if name.startswith(prefix)
+    }
+    return curves.points.drop(columns="run"), summary
+
+
+def assert_close(one: pd.DataFrame, other: pd.DataFrame) -> None:
+    """The same run but for the rounding of single precision, which training amplifies."""
+    assert one["step"].tolist() == other["step"].tolist()
+    np.testing.assert_allclose(one["loss"], other["loss"], rtol=2e-2)
+    early = one["step"] <= 100
+    np.testing.assert_allclose(one["loss"][early], other["loss"][early], rtol=1e-5)
+
+
+def test_two_processes_train_as_one_does_and_go_on_with_the_same_bits() -> None:
+    """Asked for room twice, once by one process and once by torchrun: all stop at one step."""
+    assert main(of_task("one")) == 0
+    alone, summary = finished("one")
+    assert summary == {}
+    whole = run(*of_task("two"))
+    assert whole.returncode == 0, whole.stderr
+    assert whole.stdout.count("finished after") == 1
+    together, summary = finished("two")
+    assert summary == {"micro_batch_size": "16", "accumulation": "1", "world_size": "2"}
+    assert_close(together, alone)
+
+    parted, steps = of_task("parted"), []
+    for asked in (1, None):
+        with at_work(*parted) as (torchrun, pids):
+            os.kill(torchrun.pid if asked is None else pids[asked], signal.SIGTERM)
+            told = ended(torchrun, pids)
+        assert told.count("the run made room") == 1, told
+        assert "lost the others" not in told
+        steps.append(torch.load(STATE, weights_only=True)["step"])
+        assert collect("parted").runs["status"].tolist() == ["crashed"]
+    assert 0 < steps[0] < steps[1] < PARAMETERS["max_steps"]
+    again = run(*parted)
+    assert again.returncode == 0, again.stderr
+    pd.testing.assert_frame_equal(finished("parted")[0], together)
+    assert not STATE.exists()
+
+
+def test_a_killed_process_takes_the_other_along_and_the_run_goes_on_in_one() -> None:
+    task = of_task("killed")
+    with at_work(*task) as (torchrun, pids):
+        os.kill(pids[0], signal.SIGKILL)
+        ended(torchrun, pids)
+    assert 0 < torch.load(STATE, weights_only=True)["step"] < PARAMETERS["max_steps"]
+    assert main(task) == 0
+    assert main(of_task("whole")) == 0
+    assert_close(finished("killed")[0], finished("whole")[0])
+
+
+def test_memory_that_runs_out_in_one_process_halves_in_both() -> None:
+    parameters = {**PARAMETERS, "max_steps": 60, "batch_size": 64, "model": "narrow"}
+    done = run(
+        *of_task("narrow", parameters), program=NARROW, NARROW_LIMIT="10", NARROW_AFTER="30", NARROW_RANK="1"
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("out of memory: going on with micro-batches of 16 examples instead of 32") == 1
+    assert done.stderr.count("out of memory: going on with micro-batches of 8 examples instead of 16") == 1
+    points, summary = finished("narrow")
+    assert summary == {"micro_batch_size": "8", "accumulation": "4", "world_size": "2"}
+    assert main(of_task("wide", {**parameters, "model": "mlp"})) == 0
+    assert_close(points, finished("wide")[0])
+
+
+def test_a_fault_in_one_process_ends_both_and_closes_the_run() -> None:
+    parameters = {**PARAMETERS, "max_steps": 10**6, "model": "narrow"}
+    done = run(*of_task("fault", parameters), program=NARROW, NARROW_BREAKS="50", NARROW_RANK="1")
+    assert done.returncode == 1
+    assert "a fault of this process alone" in done.stderr
+    assert "process 1 of 2 lost the others" in done.stderr
+    assert collect("fault").runs["status"].tolist() == ["crashed"]
+
+
+@pytest.fixture
+def among(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """This process as one of several, as torchrun tells it."""
+
+    def tell(number: int | str, size: int, local: int = 0) -> None:
+        texts = {"RANK": number, "WORLD_SIZE": size, "LOCAL_RANK": local, "MASTER_ADDR": "127.0.0.1"}
+        for name, value in texts.items():
+            monkeypatch.setenv(name, str(value))
+        monkeypatch.setenv("MASTER_PORT", "29517")
+
+    return tell
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(
+    among: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    among(0, 3)
+    assert main(["--lr=0.1", "--batch_size=32", "--max_steps=3"]) == 1
+    told = capsys.readouterr().err
+    assert (
+        "a batch of 32 examples cannot be shared evenly by 3 processes. Run it with 2 or 4 processes." in told
+    )
+    among(0, 2)
+    assert main(["--lr=0.1", "--batch_size=32", "--max_steps=3", "--micro-batch-size=6"]) == 1
+    assert "a share of 16 examples" in capsys.readouterr().err
+    assert collect_nothing()
+
+
+def collect_nothing() -> bool:
+    return MlflowClient().get_experiment_by_name("surge-sweeps") is None
+
+
+def test_a_process_whose_others_do_not_come_is_told(
+    among: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    among(1, 2)
+    monkeypatch.setattr("surge_sweeps.training.processes.PATIENCE", timedelta(seconds=1))
+    with (
+        pytest.raises(TrainingError, match="process 2 of 2 lost the others"),
+        joined(this_rank(), torch.device("cpu")),
+    ):
+        pass
+
+
+def test_variables_that_make_no_sense_are_refused(among: Callable[..., None]) -> None:
+    for number, size in ((2, 2), (-1, 2), ("first", 2), (0, 0)):
+        among(number, size)
+        with pytest.raises(TrainingError, match="RANK, WORLD_SIZE and LOCAL_RANK are"):
+            this_rank()
+
+
+def test_one_process_under_torchrun_is_one_alone(among: Callable[..., None]) -> None:
+    assert this_rank() == Rank(0, 1, 0)
+    among(0, 1)
+    assert this_rank() == Rank(0, 1, 0)
+    with joined(this_rank(), torch.device("cpu")) as processes:
+        assert processes is ALONE
+        assert processes.any_of(True, False) == (True, False)
+        assert processes.gather(1.5, 2.5) == [(1.5, 2.5)]
+        assert processes.from_first(b"x") == b"x"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="torch sees a GPU here")
+def test_a_gpu_that_is_not_there_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--lr=0.1", "--batch_size=32", "--max_steps=3", "--device=cuda"]) == 1
+    assert "Choose --device cpu" in capsys.readouterr().err
+    assert collect_nothing()
+    assert pick_device("auto").type == pick_device("cpu", 5).type == "cpu"
+
+
+def test_data_on_a_device_is_the_same_workload(digits: Digits) -> None:
+    placed = on_device(digits, torch.device("cpu"))
+    assert placed is digits
+    # A device that computes nothing, but that every machine has.
+    placed = on_device(digits, torch.device("meta"))
+    assert {placed.train_inputs.device.type, placed.eval_targets.device.type} == {"meta"}
+    model = placed.build_model("mlp", torch.Generator().manual_seed(0))
+    assert placed.loss(model(placed.train_inputs), placed.train_targets).device.type == "meta"
+    assert placed.name == "digits"
