@@ -22,12 +22,13 @@ from surge_sweeps.errors import SurgeError
 from surge_sweeps.fitting import SurgeFit, fit, measured_cells
 from surge_sweeps.report import safe_name, write_report
 from surge_sweeps.schedule import EXAMPLE_OVERHEAD, attach_schedules, check_schedule_options
-from surge_sweeps.trackers import Place, locate, read_project, short_name
+from surge_sweeps.trackers import TRACKERS, Place, locate, read_project, short_name
 from surge_sweeps.trackers.base import ReadOptions
 
 _PLACES = {
     "table": "the table",
     "offline": "offline runs of W&B in",
+    "files": "run files in",
     "wandb": "W&B project",
     "mlflow": "MLflow experiment",
 }
@@ -111,7 +112,7 @@ def _collect(project: str, place: Place, read: ReadOptions, uri: str | None, *, 
     """Read the project, saying where it is read from, and under which names."""
     part = f", filters {json.dumps(dict(read.filters))}" if read.filters else ""
     say(f"Collecting {_PLACES[place.kind]} {project}{part} ...", quiet=quiet)
-    tracker = place.kind if place.kind in ("wandb", "mlflow") and uri is None else None
+    tracker = place.kind if place.kind in TRACKERS and uri is None else None
     with cache_notes(), progress_bar("collecting", quiet=quiet) as progress:
         curves = read_project(project, read, tracker=tracker, uri=uri, progress=progress)
     if read.filters and curves.runs.empty:
@@ -133,11 +134,11 @@ def _no_runs(project: str, place: Place) -> SurgeError:
     """The error for a place that is there and holds no runs."""
     where = f"{_PLACES[place.kind]} {project!r}"
     command = ["surge-sweep", "launch", "FILE", "--project", project]
-    command += ["--tracker", "wandb"] if place.kind == "wandb" else []
+    command += ["--tracker", place.kind] if place.kind in ("wandb", "files") else []
     return SurgeError(
         f"there are no runs in {where}.",
         f"Launch a sweep into it: {shlex.join(command)}, or name another project."
-        if place.kind in ("wandb", "mlflow")
+        if place.kind in TRACKERS
         else "Name a table or a folder with runs.",
     )
 

@@ -30,14 +30,17 @@ def report(
         str,
         typer.Argument(
             help="W&B project (entity/project or entity/project/SWEEP_ID), MLflow experiment, or the path of a CSV or"
-            " Parquet table or of a folder of offline W&B runs."
+            " Parquet table or of a folder of runs: of --tracker files, or offline ones of W&B."
         ),
     ],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder to write. Default: reports/PROJECT.")
     ] = None,
     tracker: Annotated[
-        str | None, typer.Option(help="Where the runs are: mlflow or wandb. Default: what is configured.")
+        str | None,
+        typer.Option(
+            help="Where the runs are: mlflow, wandb or files. Default: what is there and configured."
+        ),
     ] = None,
     uri: Annotated[
         str | None,

@@ -22,21 +22,26 @@ def open_tracker(name: str, project: str, uri: str | None = None) -> Tracker:
     """Open a project for writing; nothing is created before the first write.
 
     Args:
-        name: one of `TRACKERS`. project: on MLflow the experiment's name, on W&B `entity/project`. uri: the MLflow
-            store; default as configured in the environment (MLFLOW_TRACKING_URI), else `sqlite:///mlflow.db` in the
-            working folder.
+        name: one of `TRACKERS`. project: on MLflow the experiment's name, on W&B `entity/project`, for `files` a
+            folder. uri: the MLflow store; default as configured in the environment (MLFLOW_TRACKING_URI), else
+            `sqlite:///mlflow.db` in the working folder.
 
     Raises:
-        UnknownNameError: no tracker of that name. SurgeError: a W&B project with a `uri`.
+        UnknownNameError: no tracker of that name. SurgeError: a W&B project or a folder with a `uri`.
 
     >>> open_tracker("mlfow", "digits")
     Traceback (most recent call last):
     ...
-    surge_sweeps.errors.UnknownNameError: unknown tracker 'mlfow'. Valid: mlflow, wandb. Did you mean 'mlflow'?
+    surge_sweeps.errors.UnknownNameError: unknown tracker 'mlfow'. Valid: files, mlflow, wandb. Did you mean 'mlflow'?
     """
     if name not in TRACKERS:
         raise UnknownNameError("tracker", name, TRACKERS)
-    if locate(project, name, uri).kind == "wandb":
+    kind = locate(project, name, uri).kind
+    if kind == "files":
+        from surge_sweeps.trackers.files.writer import FilesTracker
+
+        return FilesTracker(project)
+    if kind == "wandb":
         from surge_sweeps.trackers.wandb.writer import WandbTracker
 
         return WandbTracker(project)
@@ -69,7 +74,7 @@ def collect(
 
     Args:
         project: on W&B `entity/project`, `entity/project/SWEEP_ID` or an address; on MLflow the experiment's name; or
-            the path of a CSV or Parquet table or of a folder of offline W&B runs.
+            the path of a CSV or Parquet table, of a folder that `files` wrote, or of a folder of offline W&B runs.
         tracker: one of `TRACKERS`; default: the one that is configured. uri: as in `open_tracker`. Neither goes with a
             path.
         loss: metric or column to read; default `eval/loss` if every run has it, else `train/loss`. Of a table: the
@@ -133,6 +138,10 @@ def _reader(place: Place, uri: str | None, progress: ProgressCallback) -> Reader
         from surge_sweeps.trackers.wandb.offline.folder import OfflineFolder
 
         return OfflineFolder(progress)
+    if place.kind == "files":
+        from surge_sweeps.trackers.files.reader import FilesReader
+
+        return FilesReader(progress)
     if place.kind == "wandb":
         from surge_sweeps.trackers.wandb.reader import WandbReader
 

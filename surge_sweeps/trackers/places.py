@@ -1,4 +1,4 @@
-"""Where a project lies: a table, a folder of offline W&B runs, a W&B project or an MLflow experiment.
+"""Where a project lies: a table, a folder of runs of ours or of offline W&B runs, a W&B project, an MLflow experiment.
 
 What the user says decides; else what the name looks like and what is configured. Two places that fit are asked about,
 never guessed between.
@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from surge_sweeps.errors import SurgeError, UnknownNameError
+from surge_sweeps.trackers.files.layout import is_runs_folder
 from surge_sweeps.trackers.tables.file import SUFFIXES, is_table, project_name
 
-Kind = Literal["table", "offline", "wandb", "mlflow"]
+Kind = Literal["table", "offline", "files", "wandb", "mlflow"]
 
 #: The trackers there are.
-TRACKERS: tuple[str, ...] = ("mlflow", "wandb")
+TRACKERS: tuple[str, ...] = ("mlflow", "wandb", "files")
 
 _LOCAL_STORE = Path("mlflow.db")
 
@@ -45,6 +46,13 @@ def locate(project: str, tracker: str | None = None, uri: str | None = None) -> 
     said = tracker is not None or uri is not None
     if project.endswith(".wandb") and not said:
         return Place("offline")
+    if tracker == "files":
+        if uri is not None:
+            raise SurgeError(
+                "--uri names an MLflow store, and runs in a folder are asked for.",
+                "Leave it away; --project names the folder.",
+            )
+        return Place("files")
     if project.lower().endswith(SUFFIXES) or (not said and is_table(project)):
         if said:
             raise SurgeError(
@@ -61,6 +69,8 @@ def locate(project: str, tracker: str | None = None, uri: str | None = None) -> 
         return Place("wandb")
     if said:
         return Place("mlflow")
+    if is_runs_folder(project):
+        return _a_folder_or_an_experiment(project)
     if _is_offline(project):
         return Place("offline")
     return _by_what_is_configured(project)
@@ -77,7 +87,7 @@ def short_name(project: str, kind: Kind) -> str:
 
         found = parse_project(project)
         return found.project if found.sweep is None else f"{found.project}-{found.sweep}"
-    return Path(project).resolve().name if kind == "offline" else project_name(project)
+    return Path(project).resolve().name if kind in ("offline", "files") else project_name(project)
 
 
 def _is_offline(project: str) -> bool:
@@ -91,10 +101,21 @@ def _is_offline(project: str) -> bool:
         return True
     if path.is_absolute() or project.startswith("."):
         raise SurgeError(
-            f"the folder {project!r} holds no runs of W&B (no `.wandb` file).",
-            "Name the `wandb` folder that the runs were written to, or a CSV or Parquet table.",
+            f"the folder {project!r} holds no runs: none of --tracker files, and none of W&B (no `.wandb` file).",
+            "Name the folder that the runs were written to, or a CSV or Parquet table.",
         )
     return False
+
+
+def _a_folder_or_an_experiment(project: str) -> Place:
+    """A folder of runs, unless its name may as well be meant for an experiment."""
+    mlflow = "" if Path(project).is_absolute() or project.startswith(".") else _mlflow_reason()
+    if mlflow:
+        raise SurgeError(
+            f"{project!r} could be the folder of runs of that name or an MLflow experiment ({mlflow}).",
+            f"Say which: --tracker files (or ./{project}) or --tracker mlflow.",
+        )
+    return Place("files")
 
 
 def _by_what_is_configured(project: str) -> Place:

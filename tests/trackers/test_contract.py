@@ -97,6 +97,12 @@ class TestMlflowServer(ReaderContract):
         return TrackerPlace("mlflow", f"contract-{uuid.uuid4().hex[:8]}", shared_server.uri)
 
 
+class TestFiles(ReaderContract):
+    @pytest.fixture
+    def place(self, tmp_path: Path) -> TrackerPlace:
+        return TrackerPlace("files", str(tmp_path / "contract"))
+
+
 class TestTable(ReaderContract):
     @pytest.fixture
     def place(self, tmp_path: Path) -> TablePlace:

@@ -9,7 +9,8 @@ import wandb
 
 from surge_sweeps.errors import SurgeError, UnknownNameError
 from surge_sweeps.trackers import collect
-from surge_sweeps.trackers.places import locate
+from surge_sweeps.trackers.files.writer import FilesTracker
+from surge_sweeps.trackers.places import locate, short_name
 
 KEY = "k" * 40
 
@@ -72,6 +73,26 @@ def test_a_folder_counts_only_with_runs_in_it(tmp_path: Path) -> None:
     (run / "run-abcd1234.wandb").write_bytes(b":W&B\xe1\xbe\x00")
     assert locate("digits").kind == "offline"
     assert locate(str(run / "run-abcd1234.wandb")).kind == "offline"
+
+
+def test_a_folder_of_runs_is_found_by_what_lies_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    FilesTracker("digits").open_sweep("s1", "digits", {})
+    assert locate("digits") == ("files", "")
+    assert short_name("./digits/", "files") == "digits"
+    # Programs at work log by W&B's client in there, which makes it no folder of W&B.
+    run = Path("digits") / "scratch" / "x.wandb" / "wandb" / "offline-run-20260101_000000-abcd1234"
+    run.mkdir(parents=True)
+    (run / "run-abcd1234.wandb").write_bytes(b":W&B\xe1\xbe\x00")
+    assert locate("digits").kind == "files"
+    # An experiment may have that name too.
+    Path("mlflow.db").touch()
+    with pytest.raises(SurgeError, match=r"--tracker files \(or ./digits\) or --tracker mlflow"):
+        locate("digits")
+    assert locate("./digits").kind == locate(str(Path("digits").absolute())).kind == "files"
+    assert locate("digits", "mlflow").kind == "mlflow"
+    assert locate("digits", "files").kind == locate("later", "files").kind == "files"
+    with pytest.raises(SurgeError, match="--project names the folder"):
+        locate("digits", "files", "sqlite:///mlflow.db")
 
 
 def test_what_contradicts_is_told() -> None:

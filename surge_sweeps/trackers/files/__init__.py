@@ -1,0 +1,1 @@
+"""Runs in a folder of files, for nodes without a network: one Parquet file a run, no server, no lock."""

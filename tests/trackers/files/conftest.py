@@ -1,0 +1,72 @@
+"""Folders of runs, and child processes that write them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from surge_sweeps.trackers.files.layout import RunsFolder
+from surge_sweeps.trackers.files.scratch import Scratch
+from surge_sweeps.trackers.files.writer import FilesTracker
+
+CONFIG = {"lr": 0.1, "batch_size": 8, "seed": 0}
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "runs of mine"
+
+
+@pytest.fixture
+def store(folder: Path) -> FilesTracker:
+    tracker = FilesTracker(folder)
+    tracker.open_sweep("s1", "demo", {"method": "grid"})
+    return tracker
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The empty store that programs get a copy of: MLflow takes seconds to make one."""
+    pytest.importorskip("mlflow")
+    made = RunsFolder(tmp_path_factory.mktemp("template"))
+    made.prepare()
+    Scratch(made, "trial-000000000000").prepare()
+    return next(made.scratch.glob("template-*.db"))
+
+
+@pytest.fixture
+def scripts(store: FilesTracker, folder: Path, template: Path) -> FilesTracker:
+    """The store, ready for programs of the user's own."""
+    (folder / "scratch").mkdir()
+    shutil.copy(template, folder / "scratch")
+    return store
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Start a Python program in a process of its own: `start(code, *arguments, env={...})`."""
+    started: list[subprocess.Popen[str]] = []
+
+    def begin(code: str, *arguments: object, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, *map(str, arguments)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **(env or {})},
+        )
+        started.append(process)
+        return process
+
+    yield begin
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
