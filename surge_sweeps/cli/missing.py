@@ -15,13 +15,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from surge_sweeps.cli.console import out, say
-from surge_sweeps.cli.launch import Quiet, Uri
+from surge_sweeps.cli.launch_options import Quiet, Uri
 from surge_sweeps.cli.new import describe_size, refuse_existing, write_sweep
 from surge_sweeps.rectangles import follow_up
+from surge_sweeps.standing import LEFT, state_of
 from surge_sweeps.sweep import Sweep, Trial
 from surge_sweeps.trackers.mlflow.uri import display_uri
-from surge_sweeps.trackers.planned_trials import PlannedTrial
-from surge_sweeps.trackers.trial_outcomes import ProjectOutcomes, TrialOutcome, project_outcomes
+from surge_sweeps.trackers.project_trials import ProjectOutcomes, planned_trials, project_outcomes
+from surge_sweeps.trackers.trial_outcomes import TrialOutcome
 
 #: Columns of the table after the file and the number planned.
 _COUNTS = ("finished", "diverged", "capped", "running", "missing")
@@ -44,10 +45,13 @@ def missing(
     files: Annotated[list[Path], typer.Argument(help="Sweep files.")],
     project: Annotated[
         str | None,
-        typer.Option(help="MLflow experiment, or W&B entity/project. Default: as for `surge-sweep launch`."),
+        typer.Option(
+            help="MLflow experiment, W&B entity/project or folder. Default: as for `surge-sweep launch`."
+        ),
     ] = None,
     tracker: Annotated[
-        str | None, typer.Option(help="Where the runs are: mlflow or wandb. Default: what is configured.")
+        str | None,
+        typer.Option(help="Where the runs are: mlflow, wandb or files. Default: what is configured."),
     ] = None,
     uri: Uri = None,
     output: Annotated[
@@ -71,10 +75,7 @@ def missing(
     sweep; before other agents start on the files, end it with `wandb sweep --stop`.
     """
     sweeps = [Sweep.read(file) for file in files]
-    planned = {
-        trial.trial_id: PlannedTrial(trial, sweep.loss) for sweep in sweeps for trial in sweep.trials()
-    }
-    found = project_outcomes(sweeps[0], planned, project, tracker, uri)
+    found = project_outcomes(sweeps[0], planned_trials(sweeps), project, tracker, uri)
     standings = [_standing(file, sweep, found.outcomes) for file, sweep in zip(files, sweeps, strict=True)]
     options = _launch_options(found, uri)
     written = _write_missing(output, standings, options, found, force=force) if output is not None else {}
@@ -105,8 +106,9 @@ def _standing(file: Path, sweep: Sweep, outcomes: Mapping[str, TrialOutcome]) ->
     left: list[Trial] = []
     for trial in sweep.trials():
         outcome = outcomes.get(trial.trial_id)
-        if outcome is not None and (outcome.is_result or outcome.status == "running"):
-            counts[outcome.status] += 1
+        state = state_of(outcome)
+        if state not in LEFT:
+            counts[state] += 1
         else:
             counts["missing"] += 1
             if outcome is not None:
@@ -158,6 +160,8 @@ def _launch_options(found: ProjectOutcomes, uri: str | None) -> list[str]:
     """
     if found.tracker == "wandb":
         return ["--tracker", "wandb"]
+    if found.tracker == "files":
+        return ["--tracker", "files", "--project", found.project]
     return ["--project", found.project, *(["--uri", display_uri(uri)] if uri else [])]
 
 

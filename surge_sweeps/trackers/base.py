@@ -125,6 +125,14 @@ class Tracker(Protocol):
         """
         ...
 
+    def result_of(self, trial_id: str) -> Status | None:
+        """How one trial ended, if it has a result anywhere in the project; None where it has none.
+
+        As `done_trials` for a single trial, at the cost of one small question: a thousand tasks that begin at once do
+        not list a thousand runs each. Changes and makes nothing.
+        """
+        ...
+
     def close_stale(self, sweep_id: str, in_flight: Collection[str] = ()) -> int:
         """Mark runs that an earlier, killed process left open as crashed; return how many. Call before writing.
 

@@ -45,6 +45,12 @@ class ClientStore:
             found = list(search_all_runs(self._client, [experiment_id]))
         return [_stored_run(run) for run in found if run.data.tags.get(TAG_KIND) not in NOT_TRIALS]
 
+    def sweep_tags(self, experiment_id: str) -> list[dict[str, str]]:
+        """The tags of every active run that is a sweep's parent, oldest first."""
+        with store_errors(self._uri, "read", _HINT):
+            found = list(search_all_runs(self._client, [experiment_id], f"tags.`{TAG_KIND}` = 'sweep'"))
+        return [dict(run.data.tags) for run in found]
+
     def count(self, runs: Sequence[str], metric: str) -> list[int | None]:
         """Unknown: the client tells how many points there are only by sending them."""
         del metric

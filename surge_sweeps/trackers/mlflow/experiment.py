@@ -16,10 +16,11 @@ from urllib.parse import urlsplit
 from surge_sweeps.curves import Status
 from surge_sweeps.extras import require
 from surge_sweeps.trackers.mlflow.client import connect, search_all_runs, store_errors
-from surge_sweeps.trackers.mlflow.file import FileGuard
+from surge_sweeps.trackers.mlflow.file import FileGuard, is_missing
 from surge_sweeps.trackers.mlflow.patience import keep_trying, wait_it_out
 from surge_sweeps.trackers.mlflow.record import TAG_CREATED, TAG_STATUS, mlflow_status
 from surge_sweeps.trackers.mlflow.runs import unknown_experiment
+from surge_sweeps.trackers.mlflow.uri import sqlite_path
 
 _BATCH_ENTITIES = 1000  # metrics, parameters and tags together, in one call
 _BATCH_PARAMS = 100
@@ -50,6 +51,20 @@ class OpenExperiment:
         """Raises `TrackerError` where the store is a file that was opened and is gone or another."""
         if "_guard" in self.__dict__:
             self._guard.check()
+
+    def is_missing(self) -> bool:
+        """Whether the store has no such experiment yet; makes neither."""
+        path = sqlite_path(self.uri)
+        if "_experiment_id" in self.__dict__:
+            return False
+        if path is not None and is_missing(path):
+            return True
+
+        def attempt() -> bool:
+            with store_errors(self.uri, "read"):
+                return self._client.get_experiment_by_name(self.project) is None
+
+        return keep_trying(self.uri, attempt, None, self.is_given_up)
 
     @cached_property
     def experiment_id(self) -> str:

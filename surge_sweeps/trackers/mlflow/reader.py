@@ -32,6 +32,10 @@ class MlflowStore(SeriesSource, Protocol):
         """Every active run of the experiment that is no parent and no report, oldest first."""
         ...
 
+    def sweep_tags(self, experiment_id: Any) -> list[dict[str, str]]:
+        """The tags of every active run that is a sweep's parent, oldest first."""
+        ...
+
 
 class MlflowReader:
     """One MLflow store, open for reading; implements `Reader`. A database needs no mlflow installed.
@@ -49,6 +53,11 @@ class MlflowReader:
         """Every run of an experiment that is no parent and no report, without its points; raises as `collect` does."""
         with self._open() as store:
             return store.runs(store.experiment_id(project))
+
+    def sweeps(self, project: str) -> list[dict[str, str]]:
+        """The tags of every sweep opened in an experiment, see `record.definition_from_tags`; raises as `collect`."""
+        with self._open() as store:
+            return store.sweep_tags(store.experiment_id(project))
 
     def collect(self, project: str, options: ReadOptions) -> LossCurves:
         """Read an experiment, written by this tool or by any program that logs flat runs.

@@ -29,6 +29,10 @@ TAG_CREATED = "surge.created"
 TAG_PREEMPTED = "surge.preempted"
 #: Which process went on with a run last.
 TAG_CLAIM = "surge.claim"
+#: On a run that was written when its trial had ended: its times are those of the writing.
+TAG_WHOLE = "surge.whole"
+#: The one task of an engine that may go on with a run.
+TAG_OWNER = "surge.owner"
 
 #: Metrics of one point that a trial with a result has: axes, sorting and filters of MLflow's charts take metrics only.
 AXIS_LR = "hp/log10_lr"

@@ -27,6 +27,7 @@ from surge_sweeps.trackers.mlflow.record import (
     TAG_STATUS,
     TAG_SWEEP_ID,
     TAG_TRIAL_ID,
+    axis_metrics,
     params_text,
 )
 from surge_sweeps.trackers.stored_runs import as_status
@@ -54,6 +55,8 @@ class ResumedRun(BufferedRun):
     ) -> None:
         super().__init__(experiment, run, config, artifacts, ended)
         self._logged = logged
+        # A kill may have come between these and the status.
+        self._has_axes = axis_metrics(config).keys() <= logged.keys()
 
     @property
     def logged_step(self) -> int:

@@ -21,6 +21,7 @@ from surge_sweeps.trackers.mlflow.record import (
     TAG_SUMMARY,
     TAG_SWEEP_ID,
     TAG_TRIAL_ID,
+    TAG_WHOLE,
 )
 from surge_sweeps.trackers.stored_runs import STUDY_DIRECTION, LatestPoint, StoredRun, as_status
 
@@ -55,6 +56,8 @@ def make_run(
     """
     from_tags = {name: tags[tag] for name, tag in _FROM_TAGS.items() if tag in tags}
     ended = _ENDED.get(status, "running")
+    if TAG_WHOLE in tags and ended != "running":
+        start_ms = None
     return StoredRun(
         run,
         as_status(tags.get(TAG_STATUS)),

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 
 from surge_sweeps.curves import RESULT_STATUSES, Status
 from surge_sweeps.trackers.mlflow.experiment import OpenExperiment, make_points, now_ms
+from surge_sweeps.trackers.mlflow.record import TAG_PREEMPTED
 from surge_sweeps.trackers.mlflow.runs import STORED_INFINITY
 from surge_sweeps.trackers.mlflow.uri import display_uri
 from surge_sweeps.trackers.probe import connection_failure
@@ -61,6 +62,12 @@ class MlflowScriptRun:
         self._experiment.end_trial(self._run_id, points, missing, {}, status)
         self._ended(self._run_id)
         return status
+
+    def preempt(self) -> None:
+        """See `ScriptRun.preempt`. Until it goes on the run counts as one that was cut off."""
+        self._experiment.write_batch(self._run_id, [], {}, {TAG_PREEMPTED: "yes"})
+        self._experiment.end_run(self._run_id, "KILLED")
+        self._ended(self._run_id)
 
     def store_is_away(self) -> str:
         """See `ScriptRun.store_is_away`; only a server is asked."""

@@ -1,33 +1,37 @@
 """Writing sweeps into MLflow: a parent run per sweep, a child run per trial, points in batches.
 
 Only `MlflowClient` is used, so the caller's active run and tracking URI stay as they are. A trial's status is a tag
-and the last thing written: a run without it was cut off, and `close_stale` says so.
+and the last thing written: a run without it was cut off, and `close_stale` says so. The parent shows as running while
+a process that opened the sweep writes runs of it, and as finished else, also while an engine's tasks go on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, TypeVar
 
 from surge_sweeps.curves import RESULT_STATUSES, Status
-from surge_sweeps.errors import TrackerError, UnknownNameError
+from surge_sweeps.errors import UnknownNameError
 from surge_sweeps.extras import require
-from surge_sweeps.trackers.base import RunRecord, RunWriter, Scalar, ScriptRun
+from surge_sweeps.trackers.base import ResumableRun, RunRecord, RunWriter, Scalar, ScriptRun
 from surge_sweeps.trackers.mlflow.artifact import HistoryArtifacts, RunHistory
 from surge_sweeps.trackers.mlflow.buffer import BufferedRun
 from surge_sweeps.trackers.mlflow.client import quoted
 from surge_sweeps.trackers.mlflow.database.sqlite import open_sqlite
+from surge_sweeps.trackers.mlflow.database.tables import DatabaseStore
 from surge_sweeps.trackers.mlflow.experiment import OpenExperiment, make_points, now_ms
 from surge_sweeps.trackers.mlflow.file import is_missing
+from surge_sweeps.trackers.mlflow.owned import not_launched, open_owned, owned_run, trial_tags
 from surge_sweeps.trackers.mlflow.record import (
     TAG_KIND,
-    TAG_PARENT,
     TAG_STATUS,
     TAG_SWEEP_ID,
     TAG_SWEEP_NAME,
     TAG_TRIAL_ID,
+    TAG_WHOLE,
     axis_metrics,
     check_names,
     definition_tags,
@@ -37,10 +41,12 @@ from surge_sweeps.trackers.mlflow.record import (
 from surge_sweeps.trackers.mlflow.resumed import open_resumable
 from surge_sweeps.trackers.mlflow.script import MlflowScriptRun
 from surge_sweeps.trackers.mlflow.uri import absolute_uri, resolve_uri, sqlite_path
+from surge_sweeps.trackers.stored_runs import as_status
 from surge_sweeps.trackers.trial_runs import run_name
 
 #: Finished runs written to a server at a time; a database that is written directly takes one writer best.
 SERVER_WRITERS = 4
+_T = TypeVar("_T")
 _RESULTS = f"tags.`{TAG_KIND}` = 'trial' AND tags.`{TAG_STATUS}` != 'crashed'"
 
 
@@ -60,6 +66,7 @@ class MlflowTracker:
         self._experiment = OpenExperiment(self._uri, project)
         self._artifacts = HistoryArtifacts(self._experiment)
         self._parents: dict[str, str] = {}
+        self._opened: set[str] = set()
         self._running: set[str] = set()
         self._open: dict[str, BufferedRun] = {}
         self._scripts: set[str] = set()
@@ -71,27 +78,40 @@ class MlflowTracker:
         if parent is None:
             kind = {TAG_KIND: "sweep", TAG_SWEEP_ID: sweep_id}
             parent = self._experiment.create_run(kind, name)
-            self._running.add(parent.info.run_id)
         changed = {tag: text for tag, text in tags.items() if parent.data.tags.get(tag) != text}
         if changed:
             self._experiment.write_batch(parent.info.run_id, [], {}, changed)
+        if parent.info.status == "RUNNING":
+            # A new one, or one that a killed launch left so.
+            self._running.add(parent.info.run_id)
         self._parents[sweep_id] = parent.info.run_id
+        self._opened.add(sweep_id)
 
     def done_trials(self) -> Mapping[str, Status]:
         """Trial id -> status of every trial of the experiment that ended with a result; makes no store."""
         path = sqlite_path(self._uri)
         if path is not None:
-            self._experiment.check_file()
-            return {} if is_missing(path) else _done_in_file(path, self._experiment.project)
+            return self._read_file(path, DatabaseStore.done_trials) or {}
         done: dict[str, Status] = {}
-        for run in self._experiment.search(_RESULTS):
+        for run in [] if self._experiment.is_missing() else self._experiment.search(_RESULTS):
             status = run.data.tags.get(TAG_STATUS)
             if status in RESULT_STATUSES and TAG_TRIAL_ID in run.data.tags:
                 done.setdefault(run.data.tags[TAG_TRIAL_ID], status)
         return done
 
-    def close_stale(self, sweep_id: str) -> int:
-        """Mark the trials that a killed process left open as crashed; return how many."""
+    def result_of(self, trial_id: str) -> Status | None:
+        """How a trial ended, if it has a result; asks for its own runs alone, and makes no store."""
+        path = sqlite_path(self._uri)
+        if path is not None:
+            return self._read_file(path, lambda store, experiment: store.result_of(experiment, trial_id))
+        if self._experiment.is_missing():
+            return None
+        found = self._experiment.search(f"{_RESULTS} AND tags.`{TAG_TRIAL_ID}` = {quoted(trial_id)}")
+        statuses = (as_status(run.data.tags.get(TAG_STATUS)) for run in found)
+        return next((status for status in statuses if status in RESULT_STATUSES), None)
+
+    def close_stale(self, sweep_id: str, in_flight: Collection[str] = ()) -> int:
+        """Mark the trials that a killed process left open, or that made room, as crashed; return how many."""
         closed = 0
         which = f"tags.`{TAG_KIND}` = 'trial' AND tags.`{TAG_SWEEP_ID}` = {quoted(sweep_id)}"
         for run in self._experiment.search(which):
@@ -99,6 +119,8 @@ class MlflowTracker:
             if TAG_TRIAL_ID not in run.data.tags or run_id in self._open or run_id in self._scripts:
                 continue
             if status is None:
+                if run.data.tags[TAG_TRIAL_ID] in in_flight:
+                    continue
                 self._experiment.write_batch(run_id, [], {}, {TAG_STATUS: "crashed"})
                 closed += 1
             if run.info.status == "RUNNING":
@@ -119,12 +141,25 @@ class MlflowTracker:
         self._open[writer.run_id] = writer
         return writer
 
+    def resume_run(
+        self, sweep_id: str, trial_id: str, config: Mapping[str, Scalar], owner: str
+    ) -> ResumableRun:
+        """Open the run of one trial for a task of an engine, or go on with the one that it left; see `owned`."""
+        tags = trial_tags(self._parent(sweep_id), sweep_id, trial_id, owner)
+        writer = open_owned(self._experiment, tags, config, self._artifacts, self._ended)
+        self._open[writer.run_id] = writer
+        return writer
+
     def start_script(
-        self, sweep_id: str, trial_id: str, config: Mapping[str, Scalar], loss: str
+        self, sweep_id: str, trial_id: str, config: Mapping[str, Scalar], loss: str, owner: str = ""
     ) -> ScriptRun:
         """Open the run of one trial for a program that logs through MLflow's fluent interface."""
         params = params_text(config, trial_id, sweep_id)
-        run_id = str(self._create_trial(sweep_id, trial_id, config).info.run_id)
+        if owner:
+            tags = trial_tags(self._parent(sweep_id), sweep_id, trial_id, owner)
+            run_id = str(owned_run(self._experiment, tags, run_name(config, trial_id)).info.run_id)
+        else:
+            run_id = str(self._create_trial(sweep_id, trial_id, config).info.run_id)
         self._scripts.add(run_id)
         environment = {
             "MLFLOW_TRACKING_URI": absolute_uri(self._uri),
@@ -177,12 +212,25 @@ class MlflowTracker:
         for writer in list(self._open.values()):
             writer.cut_off()
         self._parents.clear()
+        self._opened.clear()
         for parent in sorted(self._running):
             self._experiment.end_run(parent, "FINISHED")
         self._running.clear()
 
+    def _read_file(self, path: Path, read: Callable[[DatabaseStore, int], _T]) -> _T | None:
+        """What a reader of the database finds in the experiment; None where it was not made yet."""
+        self._experiment.check_file()
+        if is_missing(path):
+            return None
+        with open_sqlite(path) as store:
+            try:
+                experiment_id = store.experiment_id(self._experiment.project)
+            except UnknownNameError:  # made with the first sweep
+                return None
+            return read(store, experiment_id)
+
     def _write(self, sweep_id: str, record: RunRecord, start_ms: int) -> None:
-        run = self._create_trial(sweep_id, record.trial_id, record.config, start_ms)
+        run = self._create_trial(sweep_id, record.trial_id, record.config, start_ms, {TAG_WHOLE: "yes"})
         run_id = str(run.info.run_id)
         points = _record_points(record, now_ms())
         tags = summary_tags(record.summary)
@@ -194,27 +242,29 @@ class MlflowTracker:
         self._experiment.end_trial(run_id, points, params, tags, record.status)
 
     def _create_trial(
-        self, sweep_id: str, trial_id: str, config: Mapping[str, Scalar], start_ms: int | None = None
+        self,
+        sweep_id: str,
+        trial_id: str,
+        config: Mapping[str, Scalar],
+        start_ms: int | None = None,
+        more_tags: Mapping[str, str] = MappingProxyType({}),
     ) -> Any:
-        tags = {
-            TAG_KIND: "trial",
-            TAG_TRIAL_ID: trial_id,
-            TAG_SWEEP_ID: sweep_id,
-            TAG_PARENT: self._running_parent(sweep_id),
-        }
+        tags = {**trial_tags(self._running_parent(sweep_id), sweep_id, trial_id), **more_tags}
         return self._experiment.create_run(tags, run_name(config, trial_id), start_ms)
 
-    def _running_parent(self, sweep_id: str) -> str:
+    def _parent(self, sweep_id: str) -> str:
+        """The sweep's parent run, which is only read."""
         if sweep_id not in self._parents:
-            found = self._find_parent(sweep_id)
+            found = None if self._experiment.is_missing() else self._find_parent(sweep_id)
             if found is None:
-                raise TrackerError(
-                    f"the project {self._experiment.project!r} has no sweep {sweep_id!r}.",
-                    "Open the sweep before its trials.",
-                )
+                raise not_launched(self._experiment.project, sweep_id)
             self._parents[sweep_id] = found.info.run_id
-        parent = self._parents[sweep_id]
-        if parent not in self._running:
+        return self._parents[sweep_id]
+
+    def _running_parent(self, sweep_id: str) -> str:
+        """The same, marked as running where this process opened the sweep."""
+        parent = self._parent(sweep_id)
+        if sweep_id in self._opened and parent not in self._running:
             self._experiment.set_running(parent)
             self._running.add(parent)
         return parent
@@ -225,15 +275,6 @@ class MlflowTracker:
 
     def _ended(self, run_id: str) -> None:
         self._open.pop(run_id, None)
-
-
-def _done_in_file(path: Path, project: str) -> dict[str, Status]:
-    with open_sqlite(path) as store:
-        try:
-            experiment_id = store.experiment_id(project)
-        except UnknownNameError:  # made with the first sweep
-            return {}
-        return store.done_trials(experiment_id)
 
 
 def _record_points(record: RunRecord, written_ms: int) -> list[Any]:

@@ -6,6 +6,7 @@ refuses the data for good, and `finish` then returns as if all were well: whethe
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 import string
@@ -75,6 +76,15 @@ def new_run_id() -> str:
     return "".join(secrets.choice(letters) for _ in range(_ID_LENGTH))
 
 
+def owned_run_id(owner: str, trial_id: str) -> str:
+    """The id of the run that a task of an engine has for a trial, the same whenever the task is started again.
+
+    >>> owned_run_id("20261122-181500-1a2b/7", "0123456789ab")
+    '57e50f51d0eb8084'
+    """
+    return hashlib.sha256(f"{owner} {trial_id}".encode()).hexdigest()[:16]
+
+
 @contextmanager
 def process_left_alone() -> Iterator[None]:
     """Run W&B's client quietly, and put back what each of its runs wraps: the exit and the hook for exceptions.
@@ -90,13 +100,19 @@ def process_left_alone() -> Iterator[None]:
 
 
 def open_run(
-    project: WandbProject, labels: RunLabels, config: Mapping[str, Scalar], *, run_id: str | None
+    project: WandbProject,
+    labels: RunLabels,
+    config: Mapping[str, Scalar],
+    *,
+    run_id: str | None,
+    resume: bool = False,
 ) -> Any:
     """Open a run of W&B's client.
 
     Args:
         project: where; of no meaning under an agent, which has its own. labels, config: what is known of the run.
         run_id: id of a new run; None opens the run that this process was given, whether it is new or not.
+        resume: the run of that id may be there, and is then gone on with.
 
     Raises:
         TrackerError: no key, or the server is away or refuses.
@@ -110,7 +126,7 @@ def open_run(
                 entity=None if by_agent else project.entity or None,
                 project=None if by_agent else project.project,
                 id=run_id,
-                resume="allow" if run_id is None else None,
+                resume="allow" if resume or run_id is None else None,
                 reinit="create_new",
                 name=None if given.run_name else labels.name,
                 group=None if given.run_group else labels.group,

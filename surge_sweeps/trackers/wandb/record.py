@@ -17,6 +17,8 @@ from surge_sweeps.trackers.base import EVAL_LOSS, EXAMPLES, TOKENS, TRAIN_LOSS, 
 #: Summary keys. The status is written last: a run without it was cut off.
 STATUS = "surge/status"
 SUMMARY = "surge/"
+#: Whether the run was written when its trial had ended: its times are those of the writing.
+WHOLE = "whole"
 
 #: Job types: what a run is for.
 JOB_TYPE_TRIAL = "train"

@@ -24,7 +24,7 @@ from surge_sweeps.trackers.stored_runs import LatestPoint, StoredRun
 from surge_sweeps.trackers.wandb.client import WandbProject, read_again
 from surge_sweeps.trackers.wandb.endings import FAILED, GOING_ON, ended_status, recorded_status
 from surge_sweeps.trackers.wandb.offline.run import as_text, flatten, number
-from surge_sweeps.trackers.wandb.record import JOB_TYPE_REPORT, STATUS, SUMMARY
+from surge_sweeps.trackers.wandb.record import JOB_TYPE_REPORT, STATUS, SUMMARY, WHOLE
 from surge_sweeps.trackers.wandb.sweep_trials import SweepTrials
 
 #: Runs a request; a server that does not manage so many in time is asked for fewer.
@@ -170,11 +170,12 @@ def _convert(run: Any, heartbeat_s: float, sweeps: SweepTrials) -> tuple[StoredR
         for name, value in newest.items()
     }
     active = run.state in GOING_ON
+    is_whole = not active and summary.get(SUMMARY + WHOLE) is True
     stored = StoredRun(
         run=str(run.id),
         recorded=recorded_status(_text(summary.get(STATUS)), str(run.state)),
         ended=ended_status(str(run.state), newest),
-        start_ms=int(_seconds(run.created_at) * 1000),
+        start_ms=None if is_whole else int(_seconds(run.created_at) * 1000),
         end_ms=None if active else heartbeat_ms,
         params=_params(run, config, summary, sweeps),
         metrics=metrics,

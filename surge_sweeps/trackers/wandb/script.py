@@ -15,7 +15,7 @@ from surge_sweeps.trackers.base import Scalar
 from surge_sweeps.trackers.trial_runs import missing_metric, script_status
 from surge_sweeps.trackers.wandb.client import WandbProject, read_again, wandb_errors
 from surge_sweeps.trackers.wandb.offline.run import number
-from surge_sweeps.trackers.wandb.open_run import SHOW_TIMEOUT_S, RunLabels, new_run_id
+from surge_sweeps.trackers.wandb.open_run import SHOW_TIMEOUT_S, RunLabels
 from surge_sweeps.trackers.wandb.record import STATUS
 
 _POLL_S = 0.5
@@ -26,19 +26,25 @@ class WandbScriptRun:
 
     Args:
         api: W&B's public API. project: its entity named. labels: the run's. values: its configuration, ids included.
-        loss: the metric that says how the program did.
+        loss: the metric that says how the program did. run_id: W&B's id of the run, new or left open by the same task.
 
     Attributes:
         environment: see `ScriptRun`. problem: after `finish`, why a program that exited with 0 counts as crashed.
     """
 
     def __init__(
-        self, api: Any, project: WandbProject, labels: RunLabels, values: Mapping[str, Scalar], loss: str
+        self,
+        api: Any,
+        project: WandbProject,
+        labels: RunLabels,
+        values: Mapping[str, Scalar],
+        loss: str,
+        run_id: str,
     ) -> None:
         self._api = api
         self._values = values
         self._loss = loss
-        self._run_id = new_run_id()
+        self._run_id = run_id
         self._path = f"{project.path}/{self._run_id}"
         self.problem = ""
         self.environment = {
@@ -75,6 +81,9 @@ class WandbScriptRun:
             run.summary[STATUS] = status
             run.summary.update()
         return status
+
+    def preempt(self) -> None:
+        """See `ScriptRun.preempt`: the program's own client has ended the run, or the server soon takes it for dead."""
 
     def store_is_away(self) -> str:
         """See `ScriptRun.store_is_away`: W&B's client keeps what a program logs on disk, and the program goes on."""

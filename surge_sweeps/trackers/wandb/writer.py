@@ -7,7 +7,7 @@ A trial's status is a key of its run's summary and the last thing written: a run
 from __future__ import annotations
 
 import atexit
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any
 
 from surge_sweeps.curves import RESULT_STATUSES, Status
 from surge_sweeps.errors import SurgeError, TrackerError
-from surge_sweeps.trackers.base import RunRecord, RunWriter, Scalar, ScriptRun
+from surge_sweeps.trackers.base import ResumableRun, RunRecord, RunWriter, Scalar, ScriptRun
 from surge_sweeps.trackers.stored_runs import StoredRun
 from surge_sweeps.trackers.trial_runs import run_name
 from surge_sweeps.trackers.wandb import session
@@ -34,12 +34,14 @@ from surge_sweeps.trackers.wandb.open_run import (
     is_offline,
     new_run_id,
     open_run,
+    owned_run_id,
     process_left_alone,
     run_folder,
 )
 from surge_sweeps.trackers.wandb.record import (
     JOB_TYPE_TRIAL,
     STATUS,
+    WHOLE,
     check_record,
     config_values,
     define_metrics,
@@ -88,14 +90,21 @@ class WandbTracker:
             if run.status in RESULT_STATUSES and "trial_id" in run.params
         }
 
-    def close_stale(self, sweep_id: str) -> int:
+    def result_of(self, trial_id: str) -> Status | None:
+        """How a trial ended, if it has a result. A run may name no trial, so all are listed, 500 a request."""
+        return self.done_trials().get(trial_id)
+
+    def close_stale(self, sweep_id: str, in_flight: Collection[str] = ()) -> int:
         """Mark the trials that a killed process left open as crashed; return how many. Offline files stay."""
         if is_offline():
             return 0
         stale = [
             run.run
             for run in self._stored()
-            if run.params.get("sweep_id") == sweep_id and run.recorded is None and run.run not in self._open
+            if run.params.get("sweep_id") == sweep_id
+            and run.recorded is None
+            and run.run not in self._open
+            and run.params.get("trial_id") not in in_flight
         ]
         for run_id in stale:
             with wandb_errors("written"):
@@ -109,14 +118,32 @@ class WandbTracker:
         given = sweep_id is None and is_given_run()
         with process_left_alone():
             run = self._open_given(trial_id, config) if given else self._open_new(sweep_id, trial_id, config)
-        writer = (GivenRun if given else WandbRun)(run, self._ended)
-        self._open[run.id] = writer
-        # A process that leaves without finishing it must not end it as if all were well, as W&B's client would.
-        atexit.register(writer.cut_off)
+        return self._left_open((GivenRun if given else WandbRun)(run, self._ended), run)
+
+    def resume_run(
+        self, sweep_id: str, trial_id: str, config: Mapping[str, Scalar], owner: str
+    ) -> ResumableRun:
+        """Open the run of one trial for a task of an engine, or go on with it: its id is made of the task's name."""
+        if is_offline():
+            raise TrackerError(
+                "W&B is set to offline, where no run can be gone on with.",
+                "Unset WANDB_MODE, or use --tracker files, which needs no network.",
+            )
+        self._check_new()
+        values = config_values(config, trial_id, sweep_id)
+        labels = self._labels(sweep_id, trial_id, config, is_opened=False)
+        with process_left_alone():
+            run_id = owned_run_id(owner, trial_id)
+            run = open_run(self._project, labels, {}, run_id=run_id, resume=True)
+            # What the task's earlier process was called with stays, were it another split of the batch.
+            run.config.update({name: value for name, value in values.items() if name not in run.config})
+            define_metrics(run)
+        writer = GivenRun(run, self._ended)
+        self._left_open(writer, run)
         return writer
 
     def start_script(
-        self, sweep_id: str, trial_id: str, config: Mapping[str, Scalar], loss: str
+        self, sweep_id: str, trial_id: str, config: Mapping[str, Scalar], loss: str, owner: str = ""
     ) -> ScriptRun:
         """Tell a program that logs through W&B's client which run is the trial's; the client makes the run."""
         if is_offline():
@@ -126,8 +153,9 @@ class WandbTracker:
             )
         self._check_new()
         values = config_values(config, trial_id, sweep_id)
-        labels = self._labels(sweep_id, trial_id, config)
-        return WandbScriptRun(self._api, self._project, labels, values, loss)
+        labels = self._labels(sweep_id, trial_id, config, is_opened=not owner)
+        run_id = owned_run_id(owner, trial_id) if owner else new_run_id()
+        return WandbScriptRun(self._api, self._project, labels, values, loss, run_id)
 
     def write_runs(self, sweep_id: str, records: Sequence[RunRecord]) -> None:
         """Write finished runs, whole, several at a time."""
@@ -179,8 +207,17 @@ class WandbTracker:
             return recorded_offline(Path(session.settings().wandb_dir), self._named)
         return recorded_online(self._api, self._project)
 
-    def _labels(self, sweep_id: str | None, trial_id: str, config: Mapping[str, Scalar]) -> RunLabels:
-        if sweep_id is not None and sweep_id not in self._sweeps:
+    def _left_open(self, writer: WandbRun, run: Any) -> WandbRun:
+        self._open[run.id] = writer
+        # A process that leaves without finishing it must not end it as if all were well, as W&B's client would.
+        atexit.register(writer.cut_off)
+        return writer
+
+    def _labels(
+        self, sweep_id: str | None, trial_id: str, config: Mapping[str, Scalar], *, is_opened: bool = True
+    ) -> RunLabels:
+        """is_opened: by this process, which then knows the sweep's name; an engine's task does not."""
+        if is_opened and sweep_id is not None and sweep_id not in self._sweeps:
             raise TrackerError(
                 f"the project {self._named.path!r} has no sweep {sweep_id!r}.",
                 "Open the sweep before its trials.",
@@ -188,9 +225,11 @@ class WandbTracker:
         marks = tags(config, self._sweeps.get(sweep_id or ""), session.settings().run_tags or ())
         return RunLabels(run_name(config, trial_id), group_name(config), JOB_TYPE_TRIAL, marks)
 
-    def _open_new(self, sweep_id: str | None, trial_id: str, config: Mapping[str, Scalar]) -> Any:
+    def _open_new(
+        self, sweep_id: str | None, trial_id: str, config: Mapping[str, Scalar], *, is_opened: bool = True
+    ) -> Any:
         values = config_values(config, trial_id, sweep_id)
-        labels = self._labels(sweep_id, trial_id, config)
+        labels = self._labels(sweep_id, trial_id, config, is_opened=is_opened)
         self._check_new()
         run = open_run(self._project, labels, values, run_id=new_run_id())
         define_metrics(run)
@@ -217,12 +256,12 @@ class WandbTracker:
 
     def _write(self, sweep_id: str, record: RunRecord) -> tuple[str, Path]:
         """Write one run; its id and its folder."""
-        run = self._open_new(sweep_id, record.trial_id, record.config)
+        run = self._open_new(sweep_id, record.trial_id, record.config, is_opened=False)
         writer = WandbRun(run, lambda *_: None)
         try:
             for step, values in history_rows(record.metrics):
                 writer.log(step, values)
-            writer.finish(record.status, record.summary)
+            writer.finish(record.status, {**record.summary, WHOLE: True})
         finally:
             writer.cut_off()
         return str(run.id), run_folder(run)

@@ -79,6 +79,7 @@ def test_a_record_comes_back_as_it_was_written(tracker: WandbTracker, wandb_serv
         "surge/start_checkpoint": "ab12",
         "surge/start_loss": "NaN",
         "surge/last_finite_step": 0,
+        "surge/whole": True,
         "surge/status": "diverged",
     }
     assert (run.state, run.name, run.group) == ("finished", "lr=0.003 batch=32 seed=7", "bs=32")

@@ -98,6 +98,19 @@ class DatabaseStore(ABC):
             if tags[run].get(TAG_KIND) not in NOT_TRIALS
         ]
 
+    def sweep_tags(self, experiment_id: int) -> list[dict[str, str]]:
+        """The tags of every active run that is a sweep's parent, oldest first."""
+        query = (
+            "SELECT t.run_uuid, t.key, t.value FROM runs r "
+            "JOIN tags kind ON kind.run_uuid = r.run_uuid AND kind.key = ? AND kind.value = 'sweep' "
+            f"JOIN tags t ON t.run_uuid = r.run_uuid WHERE {_ACTIVE} ORDER BY r.start_time, r.run_uuid"
+        )
+        found: dict[str, dict[str, str]] = {}
+        with self._moment():
+            for run, key, value in self._rows(query, (TAG_KIND, experiment_id)):
+                found.setdefault(run, {})[key] = value or ""
+        return list(found.values())
+
     def done_trials(self, experiment_id: int) -> dict[str, Status]:
         """Trial id -> status of every active run that ended with a result, the oldest where there are several."""
         query = (
@@ -114,6 +127,20 @@ class DatabaseStore(ABC):
                 if status in RESULT_STATUSES:
                     done.setdefault(trial, status)
         return done
+
+    def result_of(self, experiment_id: int, trial_id: str) -> Status | None:
+        """How a trial ended, by the oldest of its active runs that has a result; None where none has."""
+        query = (
+            "SELECT status.value FROM runs r "
+            "JOIN tags trial ON trial.run_uuid = r.run_uuid AND trial.key = ? AND trial.value = ? "
+            "JOIN tags kind ON kind.run_uuid = r.run_uuid AND kind.key = ? AND kind.value = 'trial' "
+            "JOIN tags status ON status.run_uuid = r.run_uuid AND status.key = ? "
+            f"WHERE {_ACTIVE} ORDER BY r.start_time, r.run_uuid"
+        )
+        with self._moment():
+            found = self._rows(query, (TAG_TRIAL_ID, trial_id, TAG_KIND, TAG_STATUS, experiment_id))
+            statuses = [as_status(text) for (text,) in found]
+        return next((status for status in statuses if status in RESULT_STATUSES), None)
 
     def _texts(
         self, table: str, experiment_id: int, also: str = "", *values: str

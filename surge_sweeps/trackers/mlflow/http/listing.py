@@ -68,6 +68,18 @@ def list_runs(server: Server, experiment: str, tell: Callable[[int], None]) -> L
     return Listing(list(runs.values()), histories)
 
 
+def list_sweep_tags(server: Server, experiment: str) -> list[dict[str, str]]:
+    """The tags of every active run that is a sweep's parent, oldest first."""
+    query = {
+        "experiment_ids": [experiment],
+        "filter": f"tags.`{TAG_KIND}` = 'sweep'",
+        "run_view_type": "ACTIVE_ONLY",
+        "order_by": ["attributes.start_time ASC"],
+    }
+    found = _entries(server, "runs", query, lambda entry: entry["info"]["run_id"])
+    return [_texts(run.get("data", {}).get("tags", [])) for run in found]
+
+
 def _entries(
     server: Server, what: str, query: Mapping[str, object], name: Callable[[dict[str, Any]], str]
 ) -> Iterator[dict[str, Any]]:

@@ -17,7 +17,12 @@ from surge_sweeps.progress import ProgressCallback, no_progress
 from surge_sweeps.trackers.mlflow.history import Points
 from surge_sweeps.trackers.mlflow.http.artifacts import HistoryArtifacts
 from surge_sweeps.trackers.mlflow.http.connection import Server, in_threads
-from surge_sweeps.trackers.mlflow.http.listing import StoredHistory, experiment_id, list_runs
+from surge_sweeps.trackers.mlflow.http.listing import (
+    StoredHistory,
+    experiment_id,
+    list_runs,
+    list_sweep_tags,
+)
 from surge_sweeps.trackers.mlflow.http.points import (
     BULK_POINTS,
     BULK_RUNS,
@@ -89,6 +94,10 @@ class HttpStore:
         self._histories = found.histories
         self._with_metric = Counter(metric for run in found.runs for metric in run.metrics)
         return found.runs
+
+    def sweep_tags(self, experiment: str) -> list[dict[str, str]]:
+        """The tags of every active run that is a sweep's parent, oldest first."""
+        return list_sweep_tags(self._server, experiment)
 
     def count(self, runs: Sequence[str], metric: str) -> list[int | None]:
         """Unknown: a server tells how many points there are only by sending them."""

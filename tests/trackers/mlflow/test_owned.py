@@ -1,0 +1,227 @@
+"""Runs of an engine's tasks: many side by side in one sweep, each killed and started again at will."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from mlflow_stores import MlflowServer
+
+from surge_sweeps.errors import TrackerError
+from surge_sweeps.trackers import collect, open_tracker
+from surge_sweeps.trackers.base import ResumableRun, RunRecord, Tracker
+
+CONFIG = {"lr": 0.1, "batch_size": 8, "seed": 0}
+#: A task as an engine starts it: it logs ten steps, the checkpoint is before step 3, and it may hang after some.
+TASK = """
+import json, sys, time
+from surge_sweeps.trackers import open_tracker
+uri, project, trial, owner, hang_after = json.loads(sys.argv[1])
+import surge_sweeps.trackers.mlflow.buffer as buffer
+buffer.FLUSH_SECONDS = 0.0 if hang_after >= 0 else buffer.FLUSH_SECONDS
+tracker = open_tracker("mlflow", project, uri)
+assert tracker.result_of(trial) is None
+run = tracker.resume_run("s1", trial, {"lr": 0.1, "batch_size": 8, "seed": 0}, owner)
+print(run.run_id, run.logged_step, flush=True)
+for step in range(3 if run.logged_step >= 3 else 0, 10):
+    run.log(step, {"eval/loss": 2.0 / (step + 1), "examples": 8.0 * step})
+    if step == hang_after:
+        print("hangs", flush=True)
+        time.sleep(600)
+run.finish("finished")
+tracker.close()
+"""
+
+
+class Store:
+    """An experiment of the test's own, launched: its sweep is open and its launch has ended."""
+
+    def __init__(self, uri: str) -> None:
+        self.uri, self.project = uri, f"owned-{uuid.uuid4().hex[:8]}"
+        self.launch().close()
+
+    def launch(self) -> Tracker:
+        tracker = self.open()
+        tracker.open_sweep("s1", "digits", {"name": "digits"})
+        return tracker
+
+    def open(self) -> Tracker:
+        return open_tracker("mlflow", self.project, self.uri)
+
+    def start(self, trial: str, owner: str, hang_after: int = -1) -> subprocess.Popen[str]:
+        order = json.dumps([self.uri, self.project, trial, owner, hang_after])
+        return subprocess.Popen([sys.executable, "-c", TASK, order], stdout=subprocess.PIPE, text=True)
+
+    def finish(self, trial: str, owner: str) -> tuple[str, int]:
+        """The run's id, and the last step that was there before."""
+        said, _ = (task := self.start(trial, owner)).communicate(timeout=120)
+        assert task.returncode == 0
+        run_id, step = said.split()
+        return run_id, int(step)
+
+    def runs(self, kind: str = "trial") -> list[Run]:
+        client = MlflowClient(self.uri)
+        found = client.search_runs([client.get_experiment_by_name(self.project).experiment_id])
+        return [run for run in found if run.data.tags["surge.kind"] == kind]
+
+    def check_whole(self, trials: int) -> None:
+        """Every trial has one result, every point once, and nothing is left running."""
+        curves = collect(self.project, uri=self.uri)
+        assert curves.problems == ()
+        results = curves.runs[curves.runs["status"] == "finished"]
+        assert Counter(results["trial_id"]) == Counter({f"t{index}": 1 for index in range(trials)})
+        steps = curves.points[curves.points["run"].isin(results["run"])].groupby("run")["step"]
+        assert {tuple(each) for _, each in steps} == {tuple(range(10))}
+        assert {run.info.status for run in (*self.runs(), *self.runs("sweep"))} <= {"FINISHED", "KILLED"}
+
+
+@pytest.fixture(params=["sqlite", "postgres", "server"])
+def store(request: pytest.FixtureRequest) -> Store:
+    names = {"sqlite": "uri", "postgres": "postgres_uri", "server": "shared_server"}
+    found = request.getfixturevalue(names[request.param])
+    return Store(found.uri if isinstance(found, MlflowServer) else found)
+
+
+@pytest.fixture
+def local(uri: str) -> Store:
+    return Store(uri)
+
+
+def leave_killed(store: Store, trial: str, owner: str, after: int = 5) -> str:
+    """A run whose process was killed once it had logged some steps."""
+    with store.start(trial, owner, hang_after=after) as task:
+        assert task.stdout is not None
+        run_id = task.stdout.readline().split()[0]
+        assert task.stdout.readline() == "hangs\n"
+        os.kill(task.pid, signal.SIGKILL)
+    return run_id
+
+
+def test_a_killed_task_goes_on_at_once_in_its_own_run(store: Store) -> None:
+    left = leave_killed(store, "t0", "launch/0")
+    assert [run.info.status for run in store.runs()] == ["RUNNING"]
+    before_s = time.monotonic()
+    writer = store.open().resume_run("s1", "t0", CONFIG, "launch/0")
+    assert time.monotonic() - before_s < 3  # nobody else can have it, so it is not waited for
+    assert (writer.run_id, writer.logged_step) == (left, 5)
+    assert isinstance(writer, ResumableRun)
+    writer.preempt()
+    assert [run.info.status for run in store.runs()] == ["KILLED"]
+    assert store.finish("t0", "launch/0") == (left, 5)
+    (run,) = store.runs()
+    assert "surge.preempted" not in run.data.tags
+    assert (run.data.tags["surge.owner"], run.data.tags["surge.sweep_id"]) == ("launch/0", "s1")
+    assert run.data.tags["mlflow.parentRunId"] == store.runs("sweep")[0].info.run_id
+    store.check_whole(1)
+
+
+def test_another_task_never_takes_the_run(local: Store) -> None:
+    left = leave_killed(local, "t0", "first/0")
+    again = local.launch()
+    assert again.close_stale("s1", in_flight={"t0"}) == 0
+    assert [run.info.status for run in local.runs()] == ["RUNNING"]
+    assert again.close_stale("s1") == 1
+    again.close()
+    (crashed,) = local.runs()
+    assert (crashed.info.status, crashed.data.tags["surge.status"]) == ("KILLED", "crashed")
+    other, before = local.finish("t0", "second/0")
+    assert (other != left, before) == (True, -1)
+    assert {run.info.run_id: run.info.status for run in local.runs()} == {left: "KILLED", other: "FINISHED"}
+    local.check_whole(1)
+
+
+def test_a_run_that_a_launch_took_for_dead_still_is_its_tasks(local: Store) -> None:
+    left = leave_killed(local, "t0", "launch/0")
+    local.launch().close_stale("s1")
+    assert local.finish("t0", "launch/0") == (left, 5)
+    (run,) = local.runs()
+    assert (run.info.status, run.data.tags["surge.status"]) == ("FINISHED", "finished")
+
+
+def test_a_task_that_has_its_result_gets_it_told_and_is_left_alone(store: Store) -> None:
+    assert store.open().result_of("t0") is None
+    store.finish("t0", "launch/0")
+    assert store.open().result_of("t0") == "finished"
+    assert store.open().result_of("t1") is None
+    tracker = store.open()
+    tracker.resume_run("s1", "t1", CONFIG, "launch/1").finish("crashed")
+    assert tracker.result_of("t1") is None
+    tracker.resume_run("s1", "t1", CONFIG, "launch/1").finish("diverged")
+    assert tracker.result_of("t1") == "diverged"
+    assert dict(tracker.done_trials()) == {"t0": "finished", "t1": "diverged"}
+
+
+def test_eight_tasks_at_once_share_a_sweep_and_write_nothing_of_it(store: Store) -> None:
+    (before,) = store.runs("sweep")
+    tasks = [store.start(f"t{index}", f"launch/{index}") for index in range(8)]
+    for task in tasks:
+        task.communicate(timeout=180)
+    assert [task.returncode for task in tasks] == [0] * 8
+    (parent,) = store.runs("sweep")
+    assert parent.to_dictionary() == before.to_dictionary()
+    store.check_whole(8)
+
+
+def test_a_sweep_that_was_not_launched_here_is_said_and_nothing_is_made(
+    uri: str, client: MlflowClient, tmp_path: Path
+) -> None:
+    tracker = open_tracker("mlflow", "never", uri)
+    assert (tracker.result_of("t0"), tracker.done_trials()) == (None, {})
+    for start in (
+        lambda: tracker.resume_run("s1", "t0", CONFIG, "launch/0"),
+        lambda: tracker.start_script("s1", "t0", CONFIG, "loss", "launch/0"),
+    ):
+        with pytest.raises(TrackerError, match=r"'never' has no sweep 's1'\. .*surge-sweep launch.*--uri"):
+            start()
+    assert client.get_experiment_by_name("never") is None
+    nowhere = tmp_path / "nowhere.db"
+    with pytest.raises(TrackerError, match="no sweep"):
+        open_tracker("mlflow", "never", f"sqlite:///{nowhere}").resume_run("s1", "t0", CONFIG, "launch/0")
+    assert not nowhere.exists()
+
+
+def test_a_server_is_asked_without_making_the_experiment(shared_server: MlflowServer) -> None:
+    project = f"never-{uuid.uuid4().hex[:8]}"
+    tracker = open_tracker("mlflow", project, shared_server.uri)
+    assert (tracker.result_of("t0"), tracker.done_trials()) == (None, {})
+    assert MlflowClient(shared_server.uri).get_experiment_by_name(project) is None
+
+
+def test_a_script_of_a_task_goes_on_in_its_run(local: Store) -> None:
+    tracker = local.open()
+    first = tracker.start_script("s1", "t0", CONFIG, "loss", "launch/0")
+    client = MlflowClient(local.uri)
+    run_id = first.environment["MLFLOW_RUN_ID"]
+    client.log_metric(run_id, "loss", 1.0, step=0)
+    first.preempt()
+    (left,) = local.runs()
+    assert (left.info.status, left.data.tags["surge.preempted"]) == ("KILLED", "yes")
+    tracker.close()
+
+    again = local.open().start_script("s1", "t0", CONFIG, "loss", "launch/0")
+    assert again.environment["MLFLOW_RUN_ID"] == run_id
+    assert [run.info.status for run in local.runs()] == ["RUNNING"]
+    client.log_metric(run_id, "loss", 0.5, step=1)
+    assert again.finish(0) == "finished"
+    (run,) = local.runs()
+    assert (run.info.status, run.data.params["lr"]) == ("FINISHED", "0.1")
+    assert "surge.preempted" not in run.data.tags
+    other = local.open().start_script("s1", "t0", CONFIG, "loss", "launch/1")
+    assert other.environment["MLFLOW_RUN_ID"] != run_id
+
+
+def test_a_launch_that_was_killed_leaves_its_sweep_to_be_ended_by_the_next(local: Store) -> None:
+    local.launch().write_runs("s1", [RunRecord(CONFIG, "t0", "finished", {"eval/loss": [(0, 1.0)]})])
+    assert [run.info.status for run in local.runs("sweep")] == ["RUNNING"]
+    local.launch().close()
+    assert [run.info.status for run in local.runs("sweep")] == ["FINISHED"]
