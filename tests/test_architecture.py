@@ -32,6 +32,7 @@ ALLOWED: dict[str, set[str]] = {
     "theory": set(),
     "trackers": BASE | {"sweep", "curves", "point_columns", "curve_cache"},
     "training": BASE | {"sweep", "curves", "trackers"},
+    "standing": BASE | {"sweep", "curves", "trackers"},
     "launch": BASE | {"sweep", "rectangles", "curves", "trackers", "training"},
     "simulate": BASE | {"curves", "theory"},
     "fitting": BASE | {"curves", "theory"},
@@ -54,6 +55,8 @@ OWNERS = {
     "plotly": {"report"},
     "matplotlib": {"report"},
     "typer": {"cli", "training"},
+    "ray": {"launch"},
+    "kubernetes": {"launch"},
 }
 
 

@@ -14,7 +14,7 @@ from rich.padding import Padding
 from rich.table import Table
 
 from surge_sweeps.cli.console import err, out, progress_bar, say
-from surge_sweeps.cli.launch import Quiet, Uri
+from surge_sweeps.cli.launch_options import Quiet, Uri
 from surge_sweeps.counting import counted
 from surge_sweeps.errors import SurgeError
 from surge_sweeps.launch.lock import LOCK_FILE

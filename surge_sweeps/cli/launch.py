@@ -1,106 +1,234 @@
-"""`surge-sweep launch`: run what has no result yet, on this machine."""
+"""`surge-sweep launch`: run what has no result yet, on this machine or on a cluster."""
 
 from __future__ import annotations
 
-import shlex
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Any
 
 import typer
 
+from surge_sweeps.cli import launch_options as options
 from surge_sweeps.cli.console import out, progress_bar, say
+from surge_sweeps.cli.launch_result import tell_next, tell_result
+from surge_sweeps.cli.launch_table import launch_table
 from surge_sweeps.cli.new import describe_size
-from surge_sweeps.counting import counted
+from surge_sweeps.cli.settings import as_kinds, read_settings
 from surge_sweeps.errors import SurgeError, TrackerError, UnknownNameError
-from surge_sweeps.launch.base import LaunchResult
+from surge_sweeps.launch.base import Launcher, LaunchResult
+from surge_sweeps.launch.checks import check_trials
+from surge_sweeps.launch.driver import launch_sweeps, preview
+from surge_sweeps.launch.engines import ENGINES, make_launcher, make_options
+from surge_sweeps.launch.frozen import freeze, read_frozen
 from surge_sweeps.launch.local import LocalLauncher
+from surge_sweeps.launch.plan import Resources
+from surge_sweeps.launch.target import Target
 from surge_sweeps.sweep import Sweep
 from surge_sweeps.trackers import locate, open_tracker
-from surge_sweeps.trackers.base import Tracker as TrackerStore
-from surge_sweeps.trackers.mlflow.uri import display_uri
-
-ENGINES = ("local",)
-
-Tracker = Annotated[str, typer.Option(help="Where runs are logged: mlflow or wandb.")]
-Uri = Annotated[
-    str | None,
-    typer.Option(
-        "--uri",
-        help="MLflow tracking URI. Default: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db in this folder.",
-    ),
-]
-Agents = Annotated[
-    int | None,
-    typer.Option(
-        help="Worker processes; on W&B, agents. Default: one per core for built-in workloads, 1 for your own script."
-    ),
-]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and no chatter.")]
+from surge_sweeps.trackers.base import Tracker
 
 
 def launch(
-    files: Annotated[list[Path], typer.Argument(help="Sweep files.")],
-    project: Annotated[
-        str | None,
-        typer.Option(
-            help="MLflow experiment, or W&B entity/project, to log into. Default: the first sweep's name; on W&B"
-            " WANDB_ENTITY and WANDB_PROJECT come before it."
-        ),
-    ] = None,
-    tracker: Tracker = "mlflow",
-    uri: Uri = None,
-    on: Annotated[str, typer.Option("--on", help="Engine: local.")] = "local",
-    agents: Agents = None,
-    packed: Annotated[
-        bool,
-        typer.Option(
-            "--packed",
-            help="W&B, built-in workloads: train many trials together in each process, and log one run a trial,"
-            " without agents: tens of times the trials per second.",
-        ),
-    ] = False,
-    quiet: Quiet = False,
+    files: options.Files,
+    project: options.Project = None,
+    tracker: options.Tracker = "mlflow",
+    uri: options.Uri = None,
+    on: options.On = "local",
+    agents: options.Agents = None,
+    packed: options.Packed = False,
+    set_: options.Set = None,
+    settings: options.Settings = None,
+    gpus_per_task: options.GpusPerTask = 0,
+    cpus_per_task: options.CpusPerTask = None,
+    memory_gb: options.MemoryGb = None,
+    time_limit_minutes: options.TimeLimit = None,
+    processes_per_node: options.ProcessesPerNode = 1,
+    nodes: options.Nodes = 1,
+    micro_batch_size: options.MicroBatchSize = None,
+    wait: options.Wait = False,
+    dry_run: options.DryRun = False,
+    replan: options.Replan = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Run every trial of the sweeps that has no result yet; call it again to resume.
 
+    A trial that has a result, or that a cluster still has in its hands, is never run again. Ctrl-C, SIGTERM and a
+    closed terminal end what runs on this machine; what was handed to a cluster goes on, and `surge-sweep cancel` ends
+    it. A sweep file that was changed since it was launched goes on as it was; what differs is shown.
+
     On W&B, the missing trials are registered as a sweep, or an unfinished sweep of them is joined, and real
-    `wandb agent` processes work it off, one process a trial. Any number of machines may help: call the same command
-    there, or the `wandb agent` line that is printed. A run counts by its trial id or its sweep, and where that sweep is
-    gone by its config. Ctrl-C, SIGTERM and a closed terminal end the agents and their scripts, on Linux SIGKILL does
-    too. With --packed this machine alone does the trials, without a W&B sweep.
+    `wandb agent` processes work it off, one process a trial, here or one a task of a cluster. Any number of machines
+    may help: call the same command there, or the `wandb agent` line that is printed. A run counts by its trial id or
+    its sweep, and where that sweep is gone by its config.
     """
     if on not in ENGINES:
         raise UnknownNameError("engine", on, ENGINES)
-    sweeps = [Sweep.read(file) for file in files]
-    name = project or sweeps[0].name
+    if agents is not None and on != "local":
+        raise typer.BadParameter("--agents is for --on local; a cluster takes --set at_most=N")
+    chosen = make_options(on, as_kinds(on, read_settings(set_ or (), settings)))
+    resources = Resources(
+        gpus_per_task,
+        cpus_per_task,
+        memory_gb,
+        time_limit_minutes,
+        processes_per_node,
+        nodes,
+        micro_batch_size,
+    )
+    name = project or Sweep.read(files[0]).name
     locate(name, tracker, uri)
-    if packed and tracker != "wandb":
-        raise typer.BadParameter("--packed goes with --tracker wandb; on MLflow trials are always packed")
+    target = Target.of(name, tracker, uri)
+    sweeps = _sweeps(files, target, anew=replan)
+    request = _Request(
+        sweeps, target, on, chosen, agents, resources, packed=packed, wait=wait, dry_run=dry_run, quiet=quiet
+    )
     if tracker == "wandb":
         from surge_sweeps.trackers.wandb import session
 
         try:
-            name, result = _launch_on_wandb(sweeps, project, agents, packed=packed, quiet=quiet)
+            name, result = request.on_wandb(project)
         finally:
             session.end()
     else:
-        result = run_all(sweeps, open_tracker(tracker, name, uri), agents, quiet)
+        store = open_tracker(tracker, name, uri)
+        result = request.run(target, store, packed=packed or on == "local")
+    if result is None:
+        return
     if not quiet and (result.already_done or result.ended):
-        _tell_next(name, tracker, uri, sweeps[0].loss)
-    if result.missing or result.running:
+        tell_next(name, tracker, uri, request.loss)
+    is_left = result.running and (wait or on == "local")
+    if result.missing or is_left:
         raise typer.Exit(1)
 
 
-def run_all(sweeps: Sequence[Sweep], store: TrackerStore, agents: int | None, quiet: bool) -> LaunchResult:
-    """Launch on this machine with a progress bar and tell what became of the trials; closes the store."""
+class _Request:
+    """What was asked for, once it was read."""
+
+    def __init__(
+        self,
+        sweeps: Mapping[Path, Sweep],
+        target: Target,
+        engine: str,
+        chosen: Any,
+        agents: int | None,
+        resources: Resources,
+        *,
+        packed: bool,
+        wait: bool,
+        dry_run: bool,
+        quiet: bool,
+    ) -> None:
+        self._files = sweeps
+        self._sweeps = list(sweeps.values())
+        self._target = target
+        self._engine = engine
+        self._chosen = chosen
+        self._agents = agents
+        self._resources = resources
+        self._packed = packed
+        self._wait = wait
+        self._dry_run = dry_run
+        self._quiet = quiet
+
+    @property
+    def loss(self) -> str:
+        """The metric that the sweeps are about."""
+        return self._sweeps[0].loss
+
+    def run(self, target: Target, store: Tracker, *, packed: bool) -> LaunchResult | None:
+        """Launch into an open store, which is closed; None for a dry run."""
+        launcher = make_launcher(self._engine, self._chosen, store, self._agents)
+        if self._dry_run:
+            text = preview(self._sweeps, target, store, launcher, packed=packed, resources=self._resources)
+            _print(text)
+            return None
+        self._freeze()
+        return run_all(
+            self._sweeps,
+            target,
+            store,
+            launcher,
+            packed=packed,
+            resources=self._resources,
+            wait=self._wait or not launcher.outlives_launch,
+            quiet=self._quiet,
+        )
+
+    def on_wandb(self, project: str | None) -> tuple[str, LaunchResult | None]:
+        """Launch, and name the project whole: with its entity, or offline the folder."""
+        from surge_sweeps.launch.agents import AgentLauncher
+        from surge_sweeps.launch.engine_agents import AgentEngine
+        from surge_sweeps.trackers.wandb.client import connect, with_entity
+        from surge_sweeps.trackers.wandb.open_run import is_offline
+        from surge_sweeps.trackers.wandb.sweeps import home_of
+
+        home = home_of(project, self._sweeps[0])
+        if self._packed:
+            self._refuse_packing()
+            result = self.run(
+                replace(self._target, project=home.path), open_tracker("wandb", home.path), packed=True
+            )
+            return "./wandb" if is_offline() else with_entity(connect(), home).path, result
+        if is_offline():
+            raise SurgeError(
+                "W&B is set to offline, and agents ask the server for trials.",
+                "Unset WANDB_MODE; --packed trains built-in workloads offline.",
+            )
+        home = with_entity(connect(), home)
+        engine = None
+        if self._engine != "local":
+            launcher = make_launcher(self._engine, self._chosen, open_tracker("wandb", home.path))
+            wait = self._wait or not launcher.outlives_launch
+            target = replace(self._target, project=home.path)
+            engine = AgentEngine(launcher, target, self._resources, wait=wait)
+        agents = AgentLauncher(home, self._agents, partial(say, quiet=self._quiet), engine)
+        if self._dry_run:
+            _print(agents.preview(self._sweeps))
+            return home.path, None
+        self._freeze()
+        _tell_sizes(self._sweeps, self._quiet)
+        with progress_bar("agents", quiet=self._quiet, lines=True) as progress:
+            result = agents.launch(self._sweeps, progress)
+        tell_result(result, self._quiet)
+        return home.path, result
+
+    def _freeze(self) -> None:
+        """From now on the files stand for these sweeps: it is known that their trials can run."""
+        for file, sweep in self._files.items():
+            freeze(file, self._target, sweep)
+
+    def _refuse_packing(self) -> None:
+        others = [sweep.name for sweep in self._sweeps if not sweep.is_builtin]
+        if others:
+            raise SurgeError(
+                f"--packed trains built-in workloads, and the sweep {others[0]!r} runs a script of your own.",
+                "Leave --packed away: agents run scripts.",
+            )
+
+
+def run_all(
+    sweeps: Sequence[Sweep],
+    target: Target,
+    store: Tracker,
+    launcher: Launcher,
+    *,
+    packed: bool,
+    resources: Resources | None = None,
+    wait: bool = True,
+    quiet: bool = False,
+) -> LaunchResult:
+    """Launch with a live table and tell what became of the trials; closes the store."""
     _tell_sizes(sweeps, quiet)
     try:
-        with progress_bar("training", quiet=quiet, lines=True) as progress:
-            result = LocalLauncher(agents).launch(sweeps, store, progress)
+        # What a cluster's tasks ended with, only the tracker knows.
+        known = partial(getattr, launcher, "results") if isinstance(launcher, LocalLauncher) else dict
+        with launch_table(quiet=quiet, results=known) as show:
+            result = launch_sweeps(
+                sweeps, target, store, launcher, packed=packed, resources=resources, wait=wait, on_status=show
+            )
     except BaseException:
         # The first error is the one to tell; what stays open in the store, the next launch closes.
         store.give_up_when(lambda: True)
@@ -108,40 +236,23 @@ def run_all(sweeps: Sequence[Sweep], store: TrackerStore, agents: int | None, qu
             store.close()
         raise
     store.close()
-    _tell(result, quiet)
+    tell_result(result, quiet)
     return result
 
 
-def _launch_on_wandb(
-    sweeps: Sequence[Sweep], project: str | None, agents: int | None, *, packed: bool, quiet: bool
-) -> tuple[str, LaunchResult]:
-    """Launch, and name the project whole: with its entity, or offline the folder."""
-    from surge_sweeps.launch.agents import AgentLauncher
-    from surge_sweeps.trackers.wandb.client import connect, with_entity
-    from surge_sweeps.trackers.wandb.open_run import is_offline
-    from surge_sweeps.trackers.wandb.sweeps import home_of
-
-    home = home_of(project, sweeps[0])
-    if packed:
-        others = [sweep.name for sweep in sweeps if not sweep.is_builtin]
-        if others:
-            raise SurgeError(
-                f"--packed trains built-in workloads, and the sweep {others[0]!r} runs a script of your own.",
-                "Leave --packed away: agents run scripts.",
+def _sweeps(files: Sequence[Path], target: Target, *, anew: bool) -> dict[Path, Sweep]:
+    """The sweeps of the files as they were first launched."""
+    sweeps: dict[Path, Sweep] = {}
+    for file in files:
+        frozen = read_frozen(file, target, anew=anew)
+        if frozen.changes:
+            say(
+                f"{file} was changed since it was launched ({'; '.join(frozen.changes)}). It goes on as it was;"
+                " --replan takes it as it is now."
             )
-        result = run_all(sweeps, open_tracker("wandb", home.path), agents, quiet)
-        return "./wandb" if is_offline() else with_entity(connect(), home).path, result
-    if is_offline():
-        raise SurgeError(
-            "W&B is set to offline, and agents ask the server for trials.",
-            "Unset WANDB_MODE; --packed trains built-in workloads offline.",
-        )
-    home = with_entity(connect(), home)
-    _tell_sizes(sweeps, quiet)
-    with progress_bar("agents", quiet=quiet, lines=True) as progress:
-        result = AgentLauncher(home, agents, partial(say, quiet=quiet)).launch(sweeps, progress)
-    _tell(result, quiet)
-    return home.path, result
+        check_trials(frozen.sweep)
+        sweeps[file] = frozen.sweep
+    return sweeps
 
 
 def _tell_sizes(sweeps: Sequence[Sweep], quiet: bool) -> None:
@@ -149,33 +260,5 @@ def _tell_sizes(sweeps: Sequence[Sweep], quiet: bool) -> None:
         say(f"{sweep.name}: {describe_size(sweep)}", quiet=quiet)
 
 
-def _tell(result: LaunchResult, quiet: bool) -> None:
-    out.print(result.summary(), highlight=False)
-    reasons = Counter(result.failures.values())
-    for reason, count in reasons.most_common(5):
-        out.print(f"  {counted(count, 'trial')}: {reason}", markup=False, highlight=False, soft_wrap=True)
-    if result.running:
-        runs = ", ".join(sorted(result.running.values())[:5])
-        text = f"  W&B shows as running: {runs}. A run that was killed is shown so for some minutes; then call again."
-        out.print(text, markup=False, highlight=False, soft_wrap=True)
-    if result.missing and not quiet:
-        out.print("Call the same command again to run the missing trials.")
-
-
-def _tell_next(name: str, tracker: str, uri: str | None, loss: str) -> None:
-    # What is printed may end in a log that others read.
-    shown = display_uri(uri) if uri else None
-    command = ["surge-report", name, *(["--uri", shown] if shown else [])]
-    command += [] if uri or name == "./wandb" or _is_found(name, tracker) else ["--tracker", tracker]
-    command += ["--loss-column", loss] if loss != "eval/loss" else []
-    out.print(f"Next: {shlex.join(command)}", markup=False, highlight=False, soft_wrap=True)
-    if shown != uri:
-        out.print("  --uri is shown without user, password and options: give it as you gave it here.")
-
-
-def _is_found(name: str, tracker: str) -> bool:
-    """Whether the name alone tells `surge-report` where the project is."""
-    try:
-        return locate(name).kind == tracker
-    except SurgeError:
-        return False
+def _print(text: str) -> None:
+    out.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -16,7 +16,7 @@ import typer
 
 from surge_sweeps import launch
 from surge_sweeps.cli.console import out, say, show_address
-from surge_sweeps.cli.launch import Quiet, Uri
+from surge_sweeps.cli.launch_options import Quiet, Uri
 from surge_sweeps.counting import counted
 from surge_sweeps.trackers.mlflow.links import ServerLinks, find_links
 from surge_sweeps.trackers.mlflow.schema import check_schema, is_server, open_to_read

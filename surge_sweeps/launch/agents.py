@@ -17,6 +17,7 @@ from surge_sweeps.launch.agent_processes import AgentProcess, agent_environment
 from surge_sweeps.launch.base import Interrupted, LaunchResult
 from surge_sweeps.launch.checks import check_trials
 from surge_sweeps.launch.claims import Claims, Work, described
+from surge_sweeps.launch.engine_agents import AgentEngine, EngineAgents
 from surge_sweeps.launch.lock import one_launch
 from surge_sweeps.launch.stop import Stopped, StopRequest, stop_signals
 from surge_sweeps.launch.workers import available_cores
@@ -44,6 +45,7 @@ class AgentLauncher:
         project: where the sweeps are registered, its entity named. agents: processes at a time. Default: one per core
             for the built-in trainer, one for a user's script, which may well use all cores or the one GPU itself.
         tell: is handed lines for the user: the sweeps' addresses, and how other machines may help.
+        engine: starts the agents, one a cell; None: this process does.
     """
 
     def __init__(
@@ -51,12 +53,14 @@ class AgentLauncher:
         project: WandbProject,
         agents: int | None = None,
         tell: Callable[[str], object] = lambda line: None,
+        engine: AgentEngine | None = None,
     ) -> None:
         if agents is not None and agents < 1:
             raise SurgeError(f"the number of agents is {agents}.", "It must be 1 or more.")
         self._project = project
         self._agents = agents
         self._tell = tell
+        self._engine = engine
 
     def launch(self, sweeps: Sequence[Sweep], progress: ProgressCallback) -> LaunchResult:
         """Run every trial of `sweeps` that has no result in the project and runs nowhere else now.
@@ -67,9 +71,8 @@ class AgentLauncher:
         """
         for sweep in sweeps:
             check_trials(sweep)
-        environment = agent_environment(sweeps)
         with one_launch(), stop_signals() as stop:
-            launch = _Launch(connect(), self._project, sweeps, environment, self._size(sweeps), self._tell)
+            launch = self._launch(sweeps)
             try:
                 launch.run(progress, stop)
                 result = launch.result()
@@ -89,6 +92,24 @@ class AgentLauncher:
             )
         return result
 
+    def preview(self, sweeps: Sequence[Sweep]) -> str:
+        """What `launch` would start now, as text; nothing is registered, written or started."""
+        for sweep in sweeps:
+            check_trials(sweep)
+        launch = self._launch(sweeps)
+        cells = launch.count_open()
+        if not cells:
+            return "Nothing would be started: every trial has a result, or runs."
+        work = Work(f"{self._project.path}/SWEEP_ID", cells, 0, sweeps[0].loss)
+        if self._engine is None:
+            count = min(cells, self._size(sweeps))
+            return f"{count} at a time, for {cells} trials: wandb agent --forward-signals {work.path}"
+        return self._engine.describe([work], sweeps)
+
+    def _launch(self, sweeps: Sequence[Sweep]) -> _Launch:
+        size, environment = self._size(sweeps), agent_environment(sweeps)
+        return _Launch(connect(), self._project, sweeps, environment, size, self._tell, self._engine)
+
     def _size(self, sweeps: Sequence[Sweep]) -> int:
         return self._agents or (available_cores() if all(sweep.is_builtin for sweep in sweeps) else 1)
 
@@ -104,17 +125,20 @@ class _Launch:
         environment: Mapping[str, str],
         size: int,
         tell: Callable[[str], object],
+        engine: AgentEngine | None,
     ) -> None:
         self._api = api
         self._project = project
         self._environment = environment
         self._size = size
         self._say = tell
+        self._engine = engine
+        self._sweeps = list(sweeps)
         self._planned = {trial.trial_id: (sweep, trial) for sweep in sweeps for trial in sweep.trials()}
         self._before = self._outcomes()
         self._claims = Claims(api, project, self._planned, self._still_open)
         self._work: list[Work] = []
-        self._crews: list[Crew] = []
+        self._crews: list[Crew | EngineAgents] = []
         self._has_helpers = False
 
     def _outcomes(self) -> dict[str, TrialOutcome]:
@@ -124,6 +148,10 @@ class _Launch:
         except ValueError:
             # A project that is not there yet has no runs.
             return {}
+
+    def count_open(self) -> int:
+        """Trials that have no result and that nobody works on."""
+        return len(self._open())
 
     def _still_open(self) -> set[str]:
         self._before = self._outcomes()
@@ -155,6 +183,11 @@ class _Launch:
         self._work += work
         for line in described(work):
             self._say(line)
+        if self._engine is not None:
+            agents = EngineAgents(self._engine, work, self._sweeps)
+            self._crews.append(agents)
+            agents.run(progress, stop)
+            return
         ids = [item.id for item in work]
         progress(0, sum(item.cells for item in work), "starting agents")
         with ServerView(partial(run_states, connect(), self._project, ids)) as view:
@@ -175,7 +208,7 @@ class _Launch:
         Empty where agents elsewhere still work on such a sweep: one of them may just have begun.
         """
         joined = [work for work in self._work if work.is_joined]
-        if not joined or self._deaths():
+        if not joined or self._deaths() or self._in_flight():
             return set()
         known = {sweep.path for sweep in list_sweeps(self._api, self._project)}
         after, tried = self._outcomes(), self._agents_of_runs()
@@ -208,7 +241,10 @@ class _Launch:
             if trial in self._before and self._before[trial].is_result:
                 continue
             outcome = after.get(trial)
-            if outcome is None:
+            if (outcome is None or outcome.is_preempted) and self._in_flight():
+                result.running[trial] = self._in_flight()
+                result.launches.update(self._launches())
+            elif outcome is None:
                 result.failures[trial] = self._why_no_run(trial)
             elif outcome.is_result:
                 result.ended[outcome.status] += 1
@@ -225,6 +261,15 @@ class _Launch:
 
     def _agents_of_runs(self) -> dict[str, AgentProcess]:
         return {run: agent for crew in self._crews for run, agent in crew.log_of().items()}
+
+    def _in_flight(self) -> str:
+        """Who still has agents at work or waiting after this call, in words; empty where nobody has."""
+        engines = [crew for crew in self._crews if isinstance(crew, EngineAgents)]
+        return next((where for crew in engines if (where := crew.in_flight())), "")
+
+    def _launches(self) -> dict[str, str]:
+        engines = [crew for crew in self._crews if isinstance(crew, EngineAgents)]
+        return {launch: name for crew in engines for launch, name in crew.launches().items()}
 
     def _deaths(self) -> str:
         return next((deaths for crew in self._crews if (deaths := crew.deaths())), "")

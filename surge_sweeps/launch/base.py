@@ -24,7 +24,8 @@ class LaunchResult:
         planned: trials in the sweeps. already_done: those that had a result before.
         ended: status -> how many trials ended with it in this call.
         failures: trial id -> why it has no result; call again to try once more.
-        running: trial id -> the run that the tracker shows as going on with it: elsewhere, or not for long any more.
+        running: trial id -> who has it: the run that the tracker shows as going on with it (elsewhere, or not for long
+            any more), or the task of an engine. launches: id of a launch whose engine still has tasks -> its engine.
         cut_off: the trials, among the missing, whose scripts were ended because the launch was.
     """
 
@@ -33,6 +34,7 @@ class LaunchResult:
     ended: Counter[Status] = field(default_factory=Counter)
     failures: dict[str, str] = field(default_factory=dict)
     running: dict[str, str] = field(default_factory=dict)
+    launches: dict[str, str] = field(default_factory=dict)
     cut_off: set[str] = field(default_factory=set)
 
     @property
@@ -47,10 +49,17 @@ class LaunchResult:
         '4 trials: 1 done before, 2 finished, 1 missing'
         >>> LaunchResult(planned=4, already_done=1, cut_off={"t4"}).summary()
         '4 trials: 1 done before, 3 missing (1 stopped midway)'
+        >>> LaunchResult(1, 0, running={"t1": "slurm, task 0"}, launches={"20261122-181500-1a2b": "slurm"}).summary()
+        '1 trial: 1 with slurm'
         """
         parts = [f"{self.already_done} done before"] if self.already_done else []
         parts += [f"{count} {status}" for status, count in sorted(self.ended.items())]
-        parts += [f"{len(self.running)} shown as running"] if self.running else []
+        where = (
+            f"with {' and '.join(sorted(set(self.launches.values())))}"
+            if self.launches
+            else "shown as running"
+        )
+        parts += [f"{len(self.running)} {where}"] if self.running else []
         stopped = f" ({len(self.cut_off)} stopped midway)" if self.cut_off else ""
         parts += [f"{self.missing} missing{stopped}"] if self.missing else []
         return f"{self.planned:,} {'trial' if self.planned == 1 else 'trials'}: {', '.join(parts) or 'none'}"
@@ -67,7 +76,7 @@ IN_FLIGHT: tuple[State, ...] = ("waiting", "running")
 
 
 class TaskState(NamedTuple):
-    """How a task stands with its engine; `why`: of a failed one, a sentence for the user, else empty."""
+    """How a task stands with its engine; `why`: of one that failed or cannot begin, a sentence for the user."""
 
     state: State
     why: str = ""
@@ -91,6 +100,9 @@ class Launcher(Protocol):
 
     What cannot be done raises `SurgeError` with the next step: an engine that is not installed, resources that it does
     not have, a controller that does not answer.
+
+    An engine whose tasks outlive their launch has a class method `of(launch)`: the launcher that another process needs for
+    `status`, `cancel` and `logs`.
 
     Attributes:
         name: what `--on` calls it. outlives_launch: whether its tasks go on when the launching process ends.

@@ -7,11 +7,13 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from surge_sweeps.errors import SweepFileError, UnknownNameError
 from surge_sweeps.sweep import Scalar, Sweep, Trial
 
 _MACRO = re.compile(r"\$\{([^}]*)\}")
+_VARIABLE = re.compile(r"\$\{envvar:([^}]*)\}")
 
 
 def expand_command(sweep: Sweep, trial: Trial) -> list[str]:
@@ -35,6 +37,18 @@ def expand_command(sweep: Sweep, trial: Trial) -> list[str]:
     return arguments[1:] if arguments[:1] == ["/usr/bin/env"] else arguments
 
 
+def shown_command(sweep: Sweep, trial: Trial) -> list[str]:
+    """As `expand_command`, with the names of environment variables for their values, which may be secrets.
+
+    >>> command = ("${program}", "--key=${envvar:API_KEY}", "${args}")
+    >>> sweep = Sweep(lr=(0.1,), batch_size=(8,), seed=(0,), command=command, program="train.py")
+    >>> shown_command(sweep, sweep.trials()[0])[:2]
+    ['train.py', '--key=$API_KEY']
+    """
+    hidden = tuple(_VARIABLE.sub(r"$\1", item) for item in sweep.command)
+    return expand_command(replace(sweep, command=hidden), trial)
+
+
 def _expand(macro: str, sweep: Sweep, parameters: Mapping[str, Scalar]) -> Sequence[str]:
     if macro.startswith("envvar:"):
         return [_environment(macro.removeprefix("envvar:"))]
@@ -45,7 +59,7 @@ def _expand(macro: str, sweep: Sweep, parameters: Mapping[str, Scalar]) -> Seque
 
 def _fill_environment(item: str) -> str:
     """Only `${envvar:NAME}` may be a part of an item; the other macros are whole items."""
-    return re.sub(r"\$\{envvar:([^}]*)\}", lambda match: _environment(match.group(1)), item)
+    return _VARIABLE.sub(lambda match: _environment(match.group(1)), item)
 
 
 def _environment(name: str) -> str:

@@ -1,4 +1,4 @@
-"""The local engine: worker processes on this machine.
+"""The local engine: worker processes on this machine, which end with the launch.
 
 Trials of the built-in trainer go to the workers as packs and train together; trials of a user's own script run as one
 process each.
@@ -6,149 +6,182 @@ process each.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
-from concurrent.futures.process import BrokenProcessPool
+import shlex
+from collections.abc import Collection, Iterable, Mapping
+from functools import cached_property
+from typing import Literal
 
-from surge_sweeps.errors import SurgeError, TrackerError
-from surge_sweeps.launch.base import Interrupted, LaunchResult
-from surge_sweeps.launch.checks import check_trials
-from surge_sweeps.launch.command import expand_command
-from surge_sweeps.launch.lock import one_launch
-from surge_sweeps.launch.packs import Pack, make_packs
-from surge_sweeps.launch.scripts import run_scripts
-from surge_sweeps.launch.stop import (
-    POLL_SECONDS,
-    Stopped,
-    StopRequest,
-    interrupts_ignored,
-    stop_signals,
-)
-from surge_sweeps.launch.workers import available_cores, start_pool, stop_pool, train_pack
-from surge_sweeps.progress import ProgressCallback
-from surge_sweeps.sweep import Sweep, Trial
-from surge_sweeps.trackers.base import RunRecord, Tracker
+from surge_sweeps.curves import Status
+from surge_sweeps.errors import SurgeError
+from surge_sweeps.launch.base import TaskState
+from surge_sweeps.launch.command import shown_command
+from surge_sweeps.launch.gpus import take_gpus
+from surge_sweeps.launch.local_crew import LocalCrew, Phase, run_task_command
+from surge_sweeps.launch.plan import Launch
+from surge_sweeps.launch.slots import available_cores, make_slots
+from surge_sweeps.launch.torchrun import distributed
+from surge_sweeps.trackers.base import Tracker
 
-#: Bounds what a kill can lose and how long a pack runs before the progress bar moves.
-TRIALS_PER_PACK = 96
-
-_AGAIN = "Call the same command again to run the missing trials."
+_NOT_HERE = "this process did not launch it, and what runs here ends with the launch"
 
 
-class LocalLauncher:
-    """Runs trials on this machine.
+class RecordedLocal:
+    """The local engine as a later process meets it, which finds of an earlier launch no more than what was printed."""
+
+    name = "local"
+    outlives_launch = False
+    poll_seconds = 0.2
+
+    def describe(self, launch: Launch) -> str:
+        """See `Launcher.describe`."""
+        return "\n".join([f"launch {launch.plan.launch_id} on this machine", *_described_tasks(launch)])
+
+    def submit(self, launch: Launch) -> None:
+        """Raises `SurgeError`: a launch on this machine is not taken up again."""
+        raise SurgeError(f"the launch {launch.plan.launch_id} ended with its process.", "Launch again.")
+
+    def status(self, launch: Launch) -> Mapping[int, TaskState]:
+        """See `Launcher.status`."""
+        return dict.fromkeys(range(len(launch.plan.tasks)), TaskState("failed", _NOT_HERE))
+
+    def cancel(self, launch: Launch, tasks: Collection[int] | None = None) -> None:
+        """See `Launcher.cancel`."""
+
+    def logs(self, launch: Launch, task: int) -> str:
+        """See `Launcher.logs`."""
+        try:
+            return launch.log_file(task).read_text(encoding="utf-8", errors="replace")
+        except FileNotFoundError:
+            return ""
+
+
+class LocalLauncher(RecordedLocal):
+    """Runs trials on this machine, in the background of this process.
 
     Args:
-        agents: worker processes. Default: one per core for the built-in trainer, one for a user's script, which may
-            well use all cores or the one GPU itself.
+        store: where their runs go, open. It is used from another thread between `submit` and the end of the tasks.
+        agents: tasks at a time. Default: one per GPU and share of it where GPUs are handed out; else one per core for
+            the built-in trainer, and one for a user's script, which may well use all cores or the one GPU itself.
+        gpus: hand out so many of this machine's GPUs, or `"all"`; 0: hide them; None: leave them to the programs.
+        trials_per_gpu: so many tasks share each.
+        pin_cpus: bind each task to so many cores of its own (Linux). Default: the `cpus_per_task` of the launch.
+
+    Raises:
+        SurgeError: a number that cannot be, or more GPUs than this machine has.
+
+    Attributes:
+        results: trial id -> how it ended, of the trials that this launcher brought to a result.
     """
 
-    def __init__(self, agents: int | None = None) -> None:
-        if agents is not None and agents < 1:
-            raise SurgeError(f"the number of agents is {agents}.", "It must be 1 or more.")
-        self._agents = agents
-
-    def launch(self, sweeps: Sequence[Sweep], tracker: Tracker, progress: ProgressCallback) -> LaunchResult:
-        """Run every trial of `sweeps` that has no result on `tracker`; see `Launcher.launch`."""
-        for sweep in sweeps:
-            _check(sweep)
-        planned = {trial.trial_id: (sweep, trial) for sweep in sweeps for trial in sweep.trials()}
-        result = LaunchResult(len(planned), 0)
-        with one_launch(), stop_signals() as stop:
-            tracker.give_up_when(lambda: stop.is_requested)
-            try:
-                pending = _pending(sweeps, planned, tracker)
-                result = LaunchResult(len(planned), len(planned) - sum(len(trials) for _, trials in pending))
-                stop.check()
-                builtin = [(sweep, trials) for sweep, trials in pending if sweep.is_builtin]
-                scripts = [(sweep, trials) for sweep, trials in pending if not sweep.is_builtin]
-                if builtin:
-                    self._train(builtin, tracker, result, progress, stop)
-                if scripts:
-                    run_scripts(scripts, tracker, self._agents or 1, result, progress, stop)
-            except (Stopped, KeyboardInterrupt) as error:
-                raise Interrupted(f"stopped. {result.summary()}.", _AGAIN) from error
-            except TrackerError as error:
-                if not stop.is_requested:
-                    raise
-                # The store was away when the user stopped waiting for it.
-                raise Interrupted(
-                    f"stopped. {result.summary()}. {error.what[:1].upper()}{error.what[1:]}",
-                    f"What was written is kept. {_AGAIN}",
-                ) from error
-        return result
-
-    def _train(
+    def __init__(
         self,
-        work: Sequence[tuple[Sweep, list[Trial]]],
-        tracker: Tracker,
-        result: LaunchResult,
-        progress: ProgressCallback,
-        stop: StopRequest,
+        store: Tracker,
+        agents: int | None = None,
+        gpus: int | Literal["all"] | None = None,
+        trials_per_gpu: int = 1,
+        pin_cpus: int | None = None,
     ) -> None:
-        packs = [pack for sweep, trials in work for pack in make_packs(sweep, trials, TRIALS_PER_PACK)]
-        # The cheapest first: the writer, which is one process, then has work from the start.
-        packs.sort(key=lambda pack: pack.cost)
-        total = sum(pack.cost for pack in packs)
-        done = 0.0
-        progress(done, total, "starting workers")
-        pool = start_pool(min(self._agents or available_cores(), len(packs)))
-        try:
-            with interrupts_ignored():
-                futures = {pool.submit(train_pack, pack.trials): pack for pack in packs}
-            for pack, future in _as_they_end(futures, stop):
-                records = _records(pack, future, result)
-                tracker.write_runs(pack.sweep_id, records)
-                result.ended.update(record.status for record in records)
-                done += pack.cost
-                progress(done, total, pack.label)
-        finally:
-            stop_pool(pool)
+        for what, number in (("agents", agents), ("trials per GPU", trials_per_gpu), ("cores", pin_cpus)):
+            if number is not None and number < 1:
+                raise SurgeError(f"the number of {what} is {number}.", "It must be 1 or more.")
+        self._store = store
+        self._agents = agents
+        self._trials_per_gpu = trials_per_gpu
+        self._pin_cpus = pin_cpus
+        self._gpus = None if gpus is None else take_gpus(None if gpus == "all" else gpus)
+        self._crews: dict[str, LocalCrew] = {}
 
+    @property
+    def results(self) -> Mapping[str, Status]:
+        """Trial id -> how it ended, of the trials that this launcher brought to a result."""
+        return {
+            trial: status for crew in self._crews.values() for trial, status in crew.board.results.items()
+        }
 
-def _check(sweep: Sweep) -> None:
-    check_trials(sweep)
-    if not sweep.is_builtin:
-        expand_command(sweep, sweep.trials()[0])
+    def describe(self, launch: Launch) -> str:
+        """See `Launcher.describe`."""
+        lines = [f"launch {launch.plan.launch_id} on this machine, in {launch.plan.working_folder}"]
+        for phase in self._phases(launch):
+            lines += [f"{len(phase.tasks)} tasks, {len(phase.slots)} at a time:"]
+            lines += [f"  place {number}: {slot}" for number, slot in enumerate(phase.slots)]
+        return "\n".join([*lines, *_described_tasks(launch)])
 
+    def submit(self, launch: Launch) -> None:
+        """See `Launcher.submit`."""
+        crew = LocalCrew(launch, self._phases(launch), self._store)
+        self._crews[launch.plan.launch_id] = crew
+        crew.start()
 
-def _pending(
-    sweeps: Sequence[Sweep], planned: Mapping[str, tuple[Sweep, Trial]], tracker: Tracker
-) -> list[tuple[Sweep, list[Trial]]]:
-    """The sweeps with the trials that have no result yet in the whole project; each trial in one sweep only."""
-    for sweep in sweeps:
-        tracker.open_sweep(sweep.sweep_id, sweep.name, sweep.to_dict())
-    done = tracker.done_trials()
-    pending: list[tuple[Sweep, list[Trial]]] = []
-    for sweep in {sweep.sweep_id: sweep for sweep in sweeps}.values():
-        missing = [
-            trial for owner, trial in planned.values() if owner is sweep and trial.trial_id not in done
+    def status(self, launch: Launch) -> Mapping[int, TaskState]:
+        """See `Launcher.status`.
+
+        Raises:
+            TrackerError: the store is away. SurgeError: the scripts cannot work. Both once, and all tasks end with it.
+        """
+        crew = self._crews.get(launch.plan.launch_id)
+        if crew is None:
+            return super().status(launch)
+        crew.board.check()
+        return crew.board.states
+
+    def cancel(self, launch: Launch, tasks: Collection[int] | None = None) -> None:
+        """See `Launcher.cancel`."""
+        crew = self._crews.get(launch.plan.launch_id)
+        if crew is not None:
+            crew.board.cancel(tasks)
+
+    def kill(self) -> None:
+        """End everything that it runs at once, without asking; done by itself when this process ends."""
+        for crew in self._crews.values():
+            crew.kill()
+
+    def _phases(self, launch: Launch) -> list[Phase]:
+        plan = launch.plan
+        numbers = range(len(plan.tasks))
+        scripts = [
+            task
+            for task in numbers
+            if plan.tasks[task].kind == "trial" and not plan.sweep_of(task).is_builtin
         ]
-        if missing:
-            tracker.close_stale(sweep.sweep_id)
-            pending.append((sweep, missing))
-    return pending
+        others = [task for task in numbers if task not in set(scripts)]
+        return [
+            self._phase(launch, tasks, one_per_core=tasks is others) for tasks in (others, scripts) if tasks
+        ]
+
+    def _phase(self, launch: Launch, tasks: list[int], *, one_per_core: bool) -> Phase:
+        resources = launch.plan.resources
+        each = resources.gpus_per_task or 1.0
+        pinned = self._pin_cpus or resources.cpus_per_task
+        gpus = self._granted(resources.gpus_per_task)
+        size = self._agents
+        if size is None and not gpus:
+            cores = available_cores() // (pinned or 1)
+            size = max(1, cores // resources.processes_per_node) if one_per_core else 1
+        # A GPU that is shared without a fraction given is shared evenly.
+        share = each / self._trials_per_gpu if each <= 1 else each
+        slots = make_slots(size, gpus, share, pinned)[: len(tasks)]
+        return Phase(tasks, slots, pinned or max(1, available_cores() // len(slots)))
+
+    def _granted(self, gpus_per_task: float) -> list[str] | None:
+        if gpus_per_task == 0:
+            return self._gpus
+        # GPUs that the tasks are given are asked for, whether or not the launcher was told how many.
+        return self._all_gpus if self._gpus is None else self._gpus
+
+    @cached_property
+    def _all_gpus(self) -> list[str]:
+        return take_gpus(None)
 
 
-def _as_they_end(
-    futures: dict[Future[list[RunRecord]], Pack], stop: StopRequest
-) -> Iterator[tuple[Pack, Future[list[RunRecord]]]]:
-    waiting = set(futures)
-    while waiting:
-        ended, waiting = wait(waiting, POLL_SECONDS, FIRST_COMPLETED)
-        stop.check()
-        for future in ended:
-            yield futures[future], future
-
-
-def _records(pack: Pack, future: Future[list[RunRecord]], result: LaunchResult) -> list[RunRecord]:
-    try:
-        return future.result()
-    except BrokenProcessPool as error:
-        raise SurgeError(
-            "a worker process died, probably killed for using too much memory.",
-            "The trials done are kept; call again with fewer --agents to run the rest.",
-        ) from error
-    except SurgeError as error:
-        result.failures.update({trial.trial_id: str(error) for trial in pack.trials})
-        return []
+def _described_tasks(launch: Launch) -> Iterable[str]:
+    plan = launch.plan
+    for number, task in enumerate(plan.tasks):
+        label = f"task {number}: {plan.label_of(number)}"
+        if task.kind == "pack":
+            yield f"{label}, trained together in a worker process"
+        elif task.kind == "trial" and not plan.sweep_of(number).is_builtin:
+            (trial,) = plan.trials_of(number)
+            command = distributed(shown_command(plan.sweep_of(number), trial), plan.resources, str(number))
+            yield f"{label}\n    {shlex.join(command)}"
+        else:
+            yield f"{label}\n    {shlex.join(run_task_command(launch, number))}"

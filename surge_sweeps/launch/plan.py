@@ -17,6 +17,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+import yaml
+
 from surge_sweeps.errors import SurgeError
 from surge_sweeps.files import write_text
 from surge_sweeps.sweep import Sweep, Trial
@@ -28,6 +30,7 @@ TaskKind = Literal["trial", "pack", "agent"]
 
 _SCHEMA = 1
 _PLAN_FILE = "plan.json"
+_OVER_FILE = "over"
 _LAUNCH_ID = re.compile(r"[0-9]{8}-[0-9]{6}-[0-9a-f]{4}")
 
 
@@ -98,7 +101,7 @@ class Plan:
         launch_id: names the launch, also to the engine: `20261122-181500-1a2b`, the time in UTC.
         project, tracker: where runs are logged. uri: the store; None: as the node's environment says.
         working_folder: where the tasks' programs run; of the same name on every node.
-        sweeps: as they were launched. tasks: by number. resources: what each task is given.
+        sweeps: as they were launched. tasks: by number. resources: what each task is given. engine: its name.
     """
 
     launch_id: str
@@ -109,6 +112,7 @@ class Plan:
     sweeps: tuple[Sweep, ...]
     tasks: tuple[Task, ...]
     resources: Resources = field(default_factory=Resources)
+    engine: str = "local"
 
     @cached_property
     def trials(self) -> Mapping[str, Trial]:
@@ -152,6 +156,7 @@ class Plan:
             "sweeps": [sweep.to_dict() for sweep in self.sweeps],
             "tasks": [asdict(task) for task in self.tasks],
             "resources": asdict(self.resources),
+            "engine": self.engine,
         }
         return json.dumps(content, indent=1, allow_nan=False)
 
@@ -162,7 +167,7 @@ class Plan:
         Raises:
             SurgeError: this is no plan, or one of another version.
 
-        >>> sweep = Sweep(lr=(0.1,), batch_size=(8,), seed=(0,))
+        >>> sweep = Sweep(lr=(1e-5,), batch_size=(8,), seed=(0,))
         >>> plan = Plan(new_launch_id(), "p", "mlflow", None, Path("/x"), (sweep,), (Task("agent", 0, agent="e/p/s"),))
         >>> Plan.from_json(plan.to_json()) == plan
         True
@@ -187,9 +192,10 @@ class Plan:
             tracker=str(content["tracker"]),
             uri=content["uri"],
             working_folder=Path(content["working_folder"]),
-            sweeps=tuple(Sweep.from_yaml(json.dumps(sweep)) for sweep in content["sweeps"]),
+            sweeps=tuple(Sweep.from_yaml(yaml.safe_dump(sweep)) for sweep in content["sweeps"]),
             tasks=tuple(Task(**{**task, "trials": tuple(task["trials"])}) for task in content["tasks"]),
             resources=Resources(**content["resources"]),
+            engine=str(content["engine"]),
         )
 
 
@@ -211,9 +217,14 @@ class Launch:
         Raises:
             SurgeError: the working folder cannot be written.
         """
-        launch = cls(plan, plan.working_folder.absolute() / LAUNCH_FOLDER / plan.launch_id)
+        launch = cls.at_home(plan)
         write_text(launch.plan_file, plan.to_json())
         return launch
+
+    @classmethod
+    def at_home(cls, plan: Plan) -> Launch:
+        """A plan with the folder that `create` would write it to; nothing is written."""
+        return cls(plan, plan.working_folder.absolute() / LAUNCH_FOLDER / plan.launch_id)
 
     @classmethod
     def read(cls, folder: Path) -> Launch:
@@ -236,6 +247,15 @@ class Launch:
     def plan_file(self) -> Path:
         """The plan."""
         return self.folder / _PLAN_FILE
+
+    @property
+    def is_over(self) -> bool:
+        """Whether every task was seen to have ended: then no engine has to be asked again."""
+        return (self.folder / _OVER_FILE).exists()
+
+    def set_over(self) -> None:
+        """Note that every task has ended."""
+        write_text(self.folder / _OVER_FILE, "")
 
     def log_file(self, task: int) -> Path:
         """What a task prints, where its engine leaves that to us."""

@@ -1,0 +1,89 @@
+"""What earlier launches from this working folder still have in their engines' hands."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from surge_sweeps.errors import SurgeError, UnknownNameError
+from surge_sweeps.launch.base import IN_FLIGHT, Launcher, TaskState
+from surge_sweeps.launch.engines import launcher_of
+from surge_sweeps.launch.plan import Launch
+from surge_sweeps.launch.target import Target
+
+
+class InFlight(NamedTuple):
+    """What engines still work on, or will.
+
+    Attributes:
+        trials: id -> who has it, in words. launches: id -> engine.
+    """
+
+    trials: Mapping[str, str]
+    launches: Mapping[str, str]
+
+
+def in_flight(target: Target) -> InFlight:
+    """The trials of a project that an engine still has in its hands.
+
+    Raises:
+        SurgeError: an engine does not answer: a trial might then be run twice.
+    """
+    found: dict[str, str] = {}
+    launches: dict[str, str] = {}
+    for launch, states in open_launches(target.working_folder):
+        plan = launch.plan
+        if (plan.project, plan.tracker, plan.uri) != (target.project, target.tracker, target.uri):
+            continue
+        launches[plan.launch_id] = plan.engine
+        for task, state in states.items():
+            if state.state in IN_FLIGHT:
+                where = f"{plan.engine}, launch {plan.launch_id}, task {task}"
+                found.update(dict.fromkeys(plan.tasks[task].trials, where))
+    return InFlight(found, launches)
+
+
+def open_launches(working_folder: Path) -> list[tuple[Launch, Mapping[int, TaskState]]]:
+    """The launches whose tasks outlive them and have not all ended, and how those stand.
+
+    A launch all of whose tasks have ended is noted as over, and not asked about again.
+
+    Raises:
+        SurgeError: an engine does not answer.
+    """
+    found: list[tuple[Launch, Mapping[int, TaskState]]] = []
+    for launch in Launch.all_in(working_folder):
+        if launch.is_over:
+            continue
+        launcher = launcher_of(launch)
+        if not launcher.outlives_launch:
+            continue
+        states = _asked(launcher, launch)
+        if any(state.state in IN_FLIGHT for state in states.values()):
+            found.append((launch, states))
+        else:
+            launch.set_over()
+    return found
+
+
+def find_launch(working_folder: Path, launch_id: str) -> Launch:
+    """The launch of that id.
+
+    Raises:
+        UnknownNameError: none of this working folder has it.
+    """
+    known = {launch.plan.launch_id: launch for launch in Launch.all_in(working_folder)}
+    if launch_id not in known:
+        raise UnknownNameError("launch", launch_id, known)
+    return known[launch_id]
+
+
+def _asked(launcher: Launcher, launch: Launch) -> Mapping[int, TaskState]:
+    try:
+        return launcher.status(launch)
+    except SurgeError as error:
+        raise SurgeError(
+            f"how the launch {launch.plan.launch_id} stands cannot be told: {error.what}",
+            f"{error.hint} If its tasks are gone for good: surge-sweep cancel {launch.plan.launch_id} --forget".strip(),
+        ) from error

@@ -1,0 +1,108 @@
+"""One launch with its engine: handed over, and looked at until its tasks have ended or the user stops waiting."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+
+from surge_sweeps.counting import counted
+from surge_sweeps.launch.base import IN_FLIGHT, Interrupted, Launcher, TaskState
+from surge_sweeps.launch.plan import Launch
+from surge_sweeps.launch.stop import POLL_SECONDS, Stopped, StopRequest
+from surge_sweeps.progress import ProgressCallback
+
+#: Told how the tasks of a launch stand, again and again.
+OnStatus = Callable[[Launch, Mapping[int, TaskState]], object]
+
+
+def tell_nobody(launch: Launch, states: Mapping[int, TaskState]) -> None:
+    """An `OnStatus` that does nothing."""
+
+
+class Watch:
+    """Hands a launch to its engine and looks at it.
+
+    Attributes:
+        launch: as given. states: how its tasks stood at the last look. cut_off: the trials that ran when the launch was
+            ended before them.
+    """
+
+    def __init__(
+        self, launch: Launch, launcher: Launcher, progress: ProgressCallback, on_status: OnStatus
+    ) -> None:
+        self.launch = launch
+        self.states: Mapping[int, TaskState] = {}
+        self.cut_off: set[str] = set()
+        self._launcher = launcher
+        self._progress = progress
+        self._on_status = on_status
+
+    def run(self, stop: StopRequest, *, wait: bool) -> None:
+        """Return when every task has ended; without `wait`, once the engine has them all.
+
+        However this ends, no task goes on of a launch that it does not outlive.
+
+        Raises:
+            Stopped, KeyboardInterrupt: the user stopped the launch, and its tasks have ended. Interrupted: he stopped
+                waiting, and they go on. SurgeError: the engine refuses, does not answer, or has given up.
+        """
+        try:
+            self._launcher.submit(self.launch)
+            self._look()
+            while wait and self._in_flight():
+                self._pause(stop)
+                self._look()
+        except (Stopped, KeyboardInterrupt) as error:
+            if self._launcher.outlives_launch:
+                raise self._goes_on() from error
+            self._end()
+            raise
+        except BaseException:
+            if not self._launcher.outlives_launch:
+                self._end()
+            raise
+        if not self._in_flight():
+            self.launch.set_over()
+
+    def where(self, task: int) -> str:
+        """Who has a task, in words."""
+        return f"{self._launcher.name}, launch {self.launch.plan.launch_id}, task {task}"
+
+    def _look(self) -> None:
+        self.states = self._launcher.status(self.launch)
+        self._on_status(self.launch, self.states)
+        tasks = self.launch.plan.tasks
+        weights = [max(1, len(task.trials)) for task in tasks]
+        ended = sum(weights[task] for task, state in self.states.items() if state.state not in IN_FLIGHT)
+        running = sum(state.state == "running" for state in self.states.values())
+        self._progress(ended, sum(weights), f"{running} of {counted(len(tasks), 'task')} running")
+
+    def _in_flight(self) -> list[int]:
+        return [task for task, state in self.states.items() if state.state in IN_FLIGHT]
+
+    def _pause(self, stop: StopRequest) -> None:
+        until = time.monotonic() + self._launcher.poll_seconds
+        while time.monotonic() < until:
+            stop.check()
+            time.sleep(min(POLL_SECONDS, self._launcher.poll_seconds))
+        stop.check()
+
+    def _end(self) -> None:
+        tasks = self.launch.plan.tasks
+        running = [task for task, state in self.states.items() if state.state == "running"]
+        self._launcher.cancel(self.launch)
+        while any(state.state in IN_FLIGHT for state in self._launcher.status(self.launch).values()):
+            time.sleep(POLL_SECONDS)
+        self.cut_off.update(
+            trial for task in running if tasks[task].kind == "trial" for trial in tasks[task].trials
+        )
+        self.states = self._launcher.status(self.launch)
+        self.launch.set_over()
+
+    def _goes_on(self) -> Interrupted:
+        left, plan = len(self._in_flight()), self.launch.plan
+        return Interrupted(
+            f"stopped waiting: {counted(left, 'task')} of the launch {plan.launch_id} go on with "
+            f"{self._launcher.name}.",
+            f"End them with: surge-sweep cancel {plan.launch_id}",
+        )
