@@ -9,6 +9,7 @@ from pathlib import Path
 SCRIPTS = (
     "bench_training.py",
     "bench_demo.py",
+    "bench_engines.py",
     "bench_collect.py",
     "bench_mlflow_read.py",
     "bench_mlflow_write.py",

@@ -17,18 +17,21 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from surge_sweeps.demo import scratch_sweeps
+from surge_sweeps.launch.driver import launch_sweeps
 from surge_sweeps.launch.local import LocalLauncher
-from surge_sweeps.launch.workers import available_cores
-from surge_sweeps.progress import no_progress
+from surge_sweeps.launch.slots import available_cores
+from surge_sweeps.launch.target import Target
 from surge_sweeps.sweep import Sweep, Trial
 from surge_sweeps.trackers import open_tracker
 
 
 def engine_seconds_per_trial(sweep: Sweep, folder: Path) -> float:
     """The whole sweep through the local engine, start of the workers included."""
-    tracker = open_tracker("mlflow", "bench", f"sqlite:///{folder / 'engine.db'}")
+    uri = f"sqlite:///{folder / 'engine.db'}"
+    tracker = open_tracker("mlflow", "bench", uri)
+    target = Target("bench", "mlflow", uri, folder)
     start = time.perf_counter()
-    LocalLauncher().launch([sweep], tracker, no_progress)
+    launch_sweeps([sweep], target, tracker, LocalLauncher(tracker), packed=True)
     tracker.close()
     return (time.perf_counter() - start) / len(sweep.trials())
 
