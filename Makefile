@@ -20,7 +20,7 @@ demo: $(VENV)/.installed-all
 test: test-tree test-wheel
 
 test-tree: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadgroup
 
 # The working tree would hide a file missing from the wheel, so these tests see neither it nor the editable install.
 test-wheel: $(VENV)/.installed-test
@@ -28,7 +28,7 @@ test-wheel: $(VENV)/.installed-test
 	$(BIN)/python -m build --wheel --no-isolation --outdir build/wheel . > build/wheel/build.log || { cat build/wheel/build.log; exit 1; }
 	$(BIN)/python -m pip --disable-pip-version-check install --quiet --no-deps --target build/wheel/site build/wheel/*.whl
 	cp -r tests sweep_configs pyproject.toml build/wheel/
-	cd build/wheel && PYTHONPATH="$(CURDIR)/build/wheel/site" ../../$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal -m "not slow" -p no:cacheprovider tests
+	cd build/wheel && PYTHONPATH="$(CURDIR)/build/wheel/site" ../../$(BIN)/python -m pytest -q -n $(JOBS) --dist loadgroup -m "not slow" -p no:cacheprovider tests
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

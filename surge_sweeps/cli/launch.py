@@ -78,6 +78,14 @@ def launch(
         nodes,
         micro_batch_size,
     )
+    # A pack is one process on the processor.
+    is_of_its_own = bool(
+        resources.is_distributed or micro_batch_size or gpus_per_task or (on == "local" and chosen.gpus)
+    )
+    if packed and is_of_its_own:
+        raise typer.BadParameter(
+            "--packed trains many trials in one process, without GPUs, several processes or micro-batches"
+        )
     name = project or Sweep.read(files[0]).name
     locate(name, tracker, uri)
     target = Target.of(name, tracker, uri)
@@ -94,7 +102,7 @@ def launch(
             session.end()
     else:
         store = open_tracker(tracker, name, uri)
-        result = request.run(target, store, packed=packed or on == "local")
+        result = request.run(target, store, packed=packed or (on == "local" and not is_of_its_own))
     if result is None:
         return
     if not quiet and (result.already_done or result.ended):

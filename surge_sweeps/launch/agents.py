@@ -19,8 +19,8 @@ from surge_sweeps.launch.checks import check_trials
 from surge_sweeps.launch.claims import Claims, Work, described
 from surge_sweeps.launch.engine_agents import AgentEngine, EngineAgents
 from surge_sweeps.launch.lock import one_launch
+from surge_sweeps.launch.slots import available_cores
 from surge_sweeps.launch.stop import Stopped, StopRequest, stop_signals
-from surge_sweeps.launch.workers import available_cores
 from surge_sweeps.progress import ProgressCallback
 from surge_sweeps.sweep import Sweep
 from surge_sweeps.trackers.planned_trials import PlannedTrial
@@ -208,7 +208,7 @@ class _Launch:
         Empty where agents elsewhere still work on such a sweep: one of them may just have begun.
         """
         joined = [work for work in self._work if work.is_joined]
-        if not joined or self._deaths() or self._in_flight():
+        if not joined or self._deaths() or self._launches():
             return set()
         known = {sweep.path for sweep in list_sweeps(self._api, self._project)}
         after, tried = self._outcomes(), self._agents_of_runs()
@@ -236,14 +236,14 @@ class _Launch:
         done_before = sum(outcome.is_result for outcome in self._before.values())
         result = LaunchResult(len(self._planned), done_before)
         after = self._outcomes() if self._crews else self._before
-        ended_runs = self._agents_of_runs()
+        ended_runs, launches = self._agents_of_runs(), self._launches()
         for trial in self._planned:
             if trial in self._before and self._before[trial].is_result:
                 continue
             outcome = after.get(trial)
-            if (outcome is None or outcome.is_preempted) and self._in_flight():
-                result.running[trial] = self._in_flight()
-                result.launches.update(self._launches())
+            if (outcome is None or outcome.is_preempted) and launches:
+                result.running[trial] = f"{next(iter(launches.values()))}, launch {next(iter(launches))}"
+                result.launches.update(launches)
             elif outcome is None:
                 result.failures[trial] = self._why_no_run(trial)
             elif outcome.is_result:
@@ -262,12 +262,8 @@ class _Launch:
     def _agents_of_runs(self) -> dict[str, AgentProcess]:
         return {run: agent for crew in self._crews for run, agent in crew.log_of().items()}
 
-    def _in_flight(self) -> str:
-        """Who still has agents at work or waiting after this call, in words; empty where nobody has."""
-        engines = [crew for crew in self._crews if isinstance(crew, EngineAgents)]
-        return next((where for crew in engines if (where := crew.in_flight())), "")
-
     def _launches(self) -> dict[str, str]:
+        """Id -> engine of the launches that still have agents at work or waiting; empty where all have ended."""
         engines = [crew for crew in self._crews if isinstance(crew, EngineAgents)]
         return {launch: name for crew in engines for launch, name in crew.launches().items()}
 

@@ -101,8 +101,8 @@ class Launcher(Protocol):
     What cannot be done raises `SurgeError` with the next step: an engine that is not installed, resources that it does
     not have, a controller that does not answer.
 
-    An engine whose tasks outlive their launch has a class method `of(launch)`: the launcher that another process needs for
-    `status`, `cancel` and `logs`.
+    An engine whose tasks outlive their launch has a class method `of(launch)`: the launcher with which another process
+    asks for `status`, `cancel` and `logs`.
 
     Attributes:
         name: what `--on` calls it. outlives_launch: whether its tasks go on when the launching process ends.

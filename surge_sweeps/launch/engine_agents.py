@@ -43,13 +43,12 @@ class AgentEngine:
         self.wait = wait
         self.on_status = on_status
 
-    def plan(self, work: Sequence[Work], sweeps: Sequence[Sweep]) -> Plan:
-        """One agent for each cell left that no agent of an earlier launch waits or works for."""
-        busy = self._busy()
+    def plan(self, work: Sequence[Work], sweeps: Sequence[Sweep], busy: Mapping[str, int]) -> Plan:
+        """One agent for each cell left, less `busy`: how many earlier launches have for each sweep, by its path."""
         tasks = [
             Task("agent", _index_of(item, sweeps), (), item.path)
             for item in work
-            for _ in range(item.cells - busy[item.path])
+            for _ in range(item.cells - busy.get(item.path, 0))
         ]
         return Plan(
             new_launch_id(),
@@ -65,15 +64,18 @@ class AgentEngine:
 
     def describe(self, work: Sequence[Work], sweeps: Sequence[Sweep]) -> str:
         """What would be handed to the engine; see `Launcher.describe`."""
-        return self.launcher.describe(Launch.at_home(self.plan(work, sweeps)))
+        return self.launcher.describe(Launch.at_home(self.plan(work, sweeps, {})))
 
-    def _busy(self) -> Counter[str]:
-        return Counter(
-            launch.plan.tasks[task].agent
+    def busy(self) -> dict[str, Counter[str]]:
+        """Launch id -> path of a sweep -> how many agents for it wait or work, of earlier launches from this folder."""
+        return {
+            launch.plan.launch_id: Counter(
+                launch.plan.tasks[task].agent
+                for task, state in states.items()
+                if state.state in IN_FLIGHT and launch.plan.tasks[task].kind == "agent"
+            )
             for launch, states in open_launches(self.target.working_folder)
-            for task, state in states.items()
-            if state.state in IN_FLIGHT
-        )
+        }
 
 
 class EngineAgents:
@@ -85,7 +87,13 @@ class EngineAgents:
 
     def __init__(self, engine: AgentEngine, work: Sequence[Work], sweeps: Sequence[Sweep]) -> None:
         self._engine = engine
-        self._plan = engine.plan(work, sweeps)
+        busy = engine.busy()
+        self._earlier = {
+            launch: engine.launcher.name
+            for launch, agents in busy.items()
+            if any(agents[item.path] for item in work)
+        }
+        self._plan = engine.plan(work, sweeps, sum(busy.values(), Counter[str]()))
         self._watch: Watch | None = None
         self.agents: list[AgentProcess] = []
 
@@ -101,15 +109,11 @@ class EngineAgents:
         """None: what these agents print is with their engine."""
         return {}
 
-    def in_flight(self) -> str:
-        """Who still has agents at work or waiting, in words; empty where all have ended."""
-        states = self._watch.states if self._watch else {}
-        left = sum(state.state in IN_FLIGHT for state in states.values())
-        return f"{self._engine.launcher.name}, launch {self._plan.launch_id}" if left else ""
-
     def launches(self) -> dict[str, str]:
-        """The launch and its engine, where that still has agents."""
-        return {self._plan.launch_id: self._plan.engine} if self.in_flight() else {}
+        """Id -> engine of the launches, this one and earlier ones, that still have agents for these sweeps."""
+        states = self._watch.states if self._watch else {}
+        own = any(state.state in IN_FLIGHT for state in states.values())
+        return self._earlier | ({self._plan.launch_id: self._plan.engine} if own else {})
 
     def deaths(self) -> str:
         """Why the first agent that failed did; empty if none has."""

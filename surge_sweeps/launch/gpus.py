@@ -60,7 +60,7 @@ def take_gpus(wanted: int | None) -> list[str]:
         asked = (
             "GPUs were" if wanted is None else f"{counted(wanted, 'GPU')} {'was' if wanted == 1 else 'were'}"
         )
-        less = f"Ask for {len(found)} at most." if found else "Leave --gpus away to train on the processor."
+        less = f"Ask for {len(found)} at most." if found else "Leave that out to train on the processor."
         raise SurgeError(
             f"{asked} asked for, and {where} {counted(len(found), 'GPU') if found else 'none'}.", less
         )

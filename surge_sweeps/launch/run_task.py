@@ -145,6 +145,9 @@ class _Task:
         path = self._plan.tasks[self._index].agent
         command = [*AGENT_COMMAND, "--forward-signals", "--count", "1", path]
         code = self._child(command, agent_environment([self._sweep]))
+        # An agent that was told to end does so well, whatever became of its trial. Where that had just ended, the agent
+        # that comes back is told another, or none.
+        self._check_room()
         if code != 0:
             raise _Failed(f"the agent of {path} {_ended(code)}.")
 
@@ -200,7 +203,10 @@ class _Task:
         run = store.start_script(
             self._sweep.sweep_id, trial.trial_id, trial.parameters, self._sweep.loss, self._owner
         )
-        kept = Path(os.environ.get(CHECKPOINT_VARIABLE) or _CHECKPOINT_FOLDER).absolute() / trial.trial_id
+        # Of this task, not of the trial: the next launch opens another run, which a program that went on somewhere in
+        # the middle would leave half empty.
+        folder = Path(os.environ.get(CHECKPOINT_VARIABLE) or _CHECKPOINT_FOLDER).absolute()
+        kept = folder / f"{self._plan.launch_id}-{self._index}"
         environment = {**os.environ, **run.environment, CHECKPOINT_VARIABLE: str(kept)}
         self._finish(run, command, environment)
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 
 from surge_sweeps.counting import counted
+from surge_sweeps.errors import SurgeError
 from surge_sweeps.launch.base import IN_FLIGHT, Interrupted, Launcher, TaskState
 from surge_sweeps.launch.plan import Launch
 from surge_sweeps.launch.stop import POLL_SECONDS, Stopped, StopRequest
@@ -89,6 +91,9 @@ class Watch:
 
     def _end(self) -> None:
         tasks = self.launch.plan.tasks
+        # One may have begun since the last look. The engine may have given up, and says so once.
+        with suppress(SurgeError):
+            self.states = self._launcher.status(self.launch)
         running = [task for task, state in self.states.items() if state.state == "running"]
         self._launcher.cancel(self.launch)
         while any(state.state in IN_FLIGHT for state in self._launcher.status(self.launch).values()):

@@ -20,7 +20,6 @@ from pathlib import Path
 
 from surge_sweeps.errors import SurgeError
 from surge_sweeps.launch.slots import Slot
-from surge_sweeps.launch.slots import available_cores as available_cores
 from surge_sweeps.launch.stop import POLL_SECONDS
 from surge_sweeps.sweep import Trial
 from surge_sweeps.trackers.base import RunRecord

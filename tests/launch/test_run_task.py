@@ -145,9 +145,9 @@ def test_a_script_that_makes_room_goes_on_in_its_run(uri: str, tmp_path: Path) -
     sweep = Sweep(lr=(0.1,), batch_size=(8,), seed=(0,), command=SCRIPT_COMMAND, program="train.py")
     launch = make_launch(sweep, uri)
     process = start(launch)
-    trial = sweep.trials()[0].trial_id
-    wait_for((tmp_path / ".surge" / "checkpoints" / trial / "step").exists)
-    wait_for(lambda: (tmp_path / ".surge" / "checkpoints" / trial / "step").read_text() == "3")
+    kept = tmp_path / ".surge" / "checkpoints" / f"{launch.plan.launch_id}-0" / "step"
+    wait_for(kept.exists)
+    wait_for(lambda: kept.read_text() == "3")
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == MADE_ROOM, output
