@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -16,13 +15,16 @@ from pathlib import Path
 from types import FrameType
 
 from surge_sweeps.errors import SurgeError
+from surge_sweeps.launch.plan import Plan
+from surge_sweeps.launch.programs import TETHER, found
+from surge_sweeps.training.preemption import CHECKPOINT_DIR, CHECKPOINT_VARIABLE
 
 #: What engines send to a task that has to make room: before preemption, before a time limit, on a cancel.
 ROOM_SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGTERM", "SIGUSR2", "SIGINT") if hasattr(signal, name)
 )
-#: Ends the program with its task: run without the package, as a file.
-_TETHER = (sys.executable, "-I", str(Path(__file__).with_name("tether.py")))
+#: How long an engine may take to pass a signal on.
+_ASK_SECONDS = 30.0
 
 
 class Room:
@@ -31,25 +33,31 @@ class Room:
     def __init__(self) -> None:
         self.is_asked = False
         self._child: subprocess.Popen[bytes] | None = None
+        self._asked_by: Sequence[str] = ()
 
-    def run(self, command: Sequence[str], environment: Mapping[str, str]) -> int:
+    def run(
+        self, command: Sequence[str], environment: Mapping[str, str], asked_by: Sequence[str] = ()
+    ) -> int:
         """Run a program to its end and return its exit code, negative where a signal ended it.
+
+        Args:
+            asked_by: the command that asks the program to make room, where a TERM to it would not do.
 
         Raises:
             SurgeError: it cannot be started.
         """
         try:
             child = subprocess.Popen(
-                [*_TETHER, str(os.getpid()), *_found(command, environment)],
+                [*TETHER, str(os.getpid()), *found(command, environment, Path.cwd())],
                 env=dict(environment),
                 stdin=subprocess.DEVNULL,
             )
         except OSError as error:
             raise SurgeError(f"{command[0]!r} cannot be started: {error.strerror or error}.") from error
-        self._child = child
+        self._child, self._asked_by = child, asked_by
         try:
             if self.is_asked:
-                _send(child)
+                self._ask_child()
             return child.wait()
         finally:
             self._child = None
@@ -61,8 +69,17 @@ class Room:
     def ask(self) -> None:
         """Ask for it; the program that is at work is asked too."""
         self.is_asked = True
-        if self._child is not None:
-            _send(self._child)
+        self._ask_child()
+
+    def _ask_child(self) -> None:
+        if self._child is None:
+            return
+        if self._asked_by:
+            subprocess.run(self._asked_by, timeout=_ASK_SECONDS, check=False, stdin=subprocess.DEVNULL)
+            return
+        # TERM whatever came: torchrun passes that on to its processes and dies of USR2.
+        with suppress(ProcessLookupError):
+            self._child.send_signal(signal.SIGTERM)
 
 
 @contextmanager
@@ -84,21 +101,11 @@ def room_asked_by_signals() -> Iterator[Room]:
             signal.signal(number, handler)
 
 
-def _send(child: subprocess.Popen[bytes]) -> None:
-    # TERM whatever came: torchrun passes that on to its processes and dies of USR2.
-    with suppress(ProcessLookupError):
-        child.send_signal(signal.SIGTERM)
+def checkpoint_folder(plan: Plan, task: int) -> Path:
+    """Where the program of a task keeps its states.
 
-
-def _found(command: Sequence[str], environment: Mapping[str, str]) -> list[str]:
-    """The command with its program as a path: what ties it to the task does not look programs up."""
-    name = command[0]
-    if os.sep in name:
-        return [str(Path(name).absolute()), *command[1:]]
-    for folder in environment.get("PATH", os.defpath).split(os.pathsep):
-        path = Path(folder) / name
-        if path.is_file() and os.access(path, os.X_OK):
-            return [str(path.absolute()), *command[1:]]
-    raise SurgeError(
-        f"there is no program {name!r} on the path.", "Check 'program' and 'command' of the sweep."
-    )
+    It is of the task, not of the trial: the next launch opens another run, which a program that went on somewhere in
+    the middle would leave half empty.
+    """
+    folder = Path(os.environ.get(CHECKPOINT_VARIABLE) or plan.working_folder / CHECKPOINT_DIR)
+    return folder.absolute() / f"{plan.launch_id}-{task}"

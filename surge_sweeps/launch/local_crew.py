@@ -20,6 +20,7 @@ from typing import ParamSpec, TypeVar
 from surge_sweeps.curves import RESULT_STATUSES
 from surge_sweeps.errors import SurgeError
 from surge_sweeps.launch.board import Board
+from surge_sweeps.launch.child import checkpoint_folder
 from surge_sweeps.launch.command import expand_command
 from surge_sweeps.launch.plan import Launch
 from surge_sweeps.launch.programs import Program, found, last_lines, last_text
@@ -29,6 +30,7 @@ from surge_sweeps.launch.slots import Slot
 from surge_sweeps.launch.torchrun import distributed
 from surge_sweeps.launch.workers import PackWorker
 from surge_sweeps.trackers.base import RunRecord, ScriptRun, Tracker
+from surge_sweeps.training.preemption import CHECKPOINT_VARIABLE
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -162,7 +164,8 @@ class LocalCrew:
     def _run_script(self, task: int, slot: Slot) -> None:
         plan, sweep, (trial,) = self._plan, self._plan.sweep_of(task), self._plan.trials_of(task)
         log = self._launch.log_file(task)
-        environment = {**os.environ, **slot.environment}
+        kept = checkpoint_folder(plan, task)
+        environment = {**os.environ, **slot.environment, CHECKPOINT_VARIABLE: str(kept)}
         command = expand_command(sweep, trial)
         command = distributed(
             found(command, environment, plan.working_folder), plan.resources, f"{plan.launch_id}-{task}"

@@ -25,7 +25,7 @@ TAIL_LINES = 3
 TAIL_BYTES = 4096
 
 #: Ends the program with this process: run without the package, as a file.
-_TETHER = (sys.executable, "-I", str(Path(__file__).with_name("tether.py")))
+TETHER = (sys.executable, "-I", str(Path(__file__).with_name("tether.py")))
 
 
 class Program:
@@ -46,7 +46,7 @@ class Program:
         try:
             with log.open("wb") as output:
                 self._process = subprocess.Popen(
-                    [*_TETHER, str(os.getpid()), *found(command, environment, folder)],
+                    [*TETHER, str(os.getpid()), *found(command, environment, folder)],
                     env=dict(environment),
                     cwd=folder,
                     stdout=output,

@@ -15,13 +15,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from surge_sweeps.errors import SurgeError
-from surge_sweeps.launch.child import Room, room_asked_by_signals
+from surge_sweeps.launch.child import Room, checkpoint_folder, room_asked_by_signals
 from surge_sweeps.launch.command import expand_command
 from surge_sweeps.launch.plan import Launch, TaskEnd
-from surge_sweeps.launch.torchrun import distributed
+from surge_sweeps.launch.torchrun import distributed, room_command
 from surge_sweeps.sweep import Trial
 from surge_sweeps.trackers import open_tracker
 from surge_sweeps.trackers.base import ScriptRun, Tracker
+from surge_sweeps.training.preemption import CHECKPOINT_VARIABLE
 
 #: Exit codes. Every trial of the task has a result; a diverged run is one.
 DONE = 0
@@ -30,8 +31,6 @@ FAILED = 1
 #: The task was asked to make room: run it again, and it goes on.
 MADE_ROOM = 85
 
-CHECKPOINT_VARIABLE = "SURGE_CHECKPOINT_DIR"
-_CHECKPOINT_FOLDER = Path(".surge") / "checkpoints"
 #: How a shell, and so the trainer, tells of a program that TERM ended.
 _TERMINATED = 128 + signal.SIGTERM
 
@@ -168,7 +167,7 @@ class _Task:
             # Else torchrun says, once a process, that it chose 1.
             threads = max(1, (resources.cpus_per_task or 1) // resources.processes_per_node)
             environment = {"OMP_NUM_THREADS": str(threads), **environment}
-        code = self._room.run(distributed(command, resources, name), environment)
+        code = self._room.run(distributed(command, resources, name), environment, room_command(resources))
         if code != 0 and self._room.is_asked:
             raise _MadeRoom
         return code
@@ -203,16 +202,16 @@ class _Task:
         run = store.start_script(
             self._sweep.sweep_id, trial.trial_id, trial.parameters, self._sweep.loss, self._owner
         )
-        # Of this task, not of the trial: the next launch opens another run, which a program that went on somewhere in
-        # the middle would leave half empty.
-        folder = Path(os.environ.get(CHECKPOINT_VARIABLE) or _CHECKPOINT_FOLDER).absolute()
-        kept = folder / f"{self._plan.launch_id}-{self._index}"
+        kept = checkpoint_folder(self._plan, self._index)
         environment = {**os.environ, **run.environment, CHECKPOINT_VARIABLE: str(kept)}
         self._finish(run, command, environment)
 
     def _finish(self, run: ScriptRun, command: Sequence[str], environment: Mapping[str, str]) -> None:
         try:
             code = self._child(command, environment)
+            # A script that heard TERM may well save, and end as if all were done. Its curve would be cut off, so it is
+            # run again; one that had just finished logs its last points once more.
+            self._check_room()
         except _MadeRoom:
             run.preempt()
             raise

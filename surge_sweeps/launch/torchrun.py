@@ -45,11 +45,27 @@ def distributed(command: Sequence[str], resources: Resources, name: str) -> list
         )
     nodes = str(resources.nodes)
     host = socket.gethostname()
+    # srun does not take this over from sbatch.
+    cpus = (
+        [f"--cpus-per-task={max(1, resources.cpus_per_task // resources.nodes)}"]
+        if resources.cpus_per_task
+        else []
+    )
     return [
-        srun, f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1",
+        srun, f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", *cpus,
         *torchrun, f"--nnodes={nodes}", "--rdzv-backend=c10d", f"--rdzv-endpoint={host}:{_free_port()}",
         f"--rdzv-id={name}", *command,
     ]  # fmt: skip
+
+
+def room_command(resources: Resources) -> list[str]:
+    """What asks the processes of a trial on several nodes to make room; empty where TERM to the command does.
+
+    `srun` ends its processes at once when it is told TERM; SLURM itself hands the signal to them and spares this one.
+    """
+    if resources.nodes == 1:
+        return []
+    return [shutil.which("scancel") or "scancel", "--signal=TERM", os.environ.get("SLURM_JOB_ID", "")]
 
 
 def _free_port() -> int:

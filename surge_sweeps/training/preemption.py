@@ -9,6 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+#: Where runs that make room leave their states: what this variable names, else this folder of the working folder.
+CHECKPOINT_VARIABLE = "SURGE_CHECKPOINT_DIR"
+CHECKPOINT_DIR = Path(".surge") / "checkpoints"
 #: What schedulers send to a job that has to make room.
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR2") if hasattr(signal, name))
 

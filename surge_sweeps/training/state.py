@@ -23,12 +23,9 @@ from surge_sweeps.errors import TrainingError
 from surge_sweeps.files import write_bytes
 from surge_sweeps.training.config import TrialConfig
 from surge_sweeps.training.optimizers import Stepper
+from surge_sweeps.training.preemption import CHECKPOINT_DIR, CHECKPOINT_VARIABLE
 from surge_sweeps.training.trace import Trace
 from surge_sweeps.training.trainer import run_config
-
-#: Where the files go: SURGE_CHECKPOINT_DIR, else this folder of the working folder.
-CHECKPOINT_DIR = Path(".surge") / "checkpoints"
-CHECKPOINT_VARIABLE = "SURGE_CHECKPOINT_DIR"
 
 _FORMAT = 2
 _PLAIN_ID = re.compile(r"[A-Za-z0-9_\-]{1,64}")

@@ -100,12 +100,16 @@ def test_new_notes_a_program_that_is_not_there_and_writes_all_the_same(tmp_path:
 def test_unknown_tracker_and_engine_list_the_valid_ones(tmp_path: Path) -> None:
     Sweep(lr=(0.1,), batch_size=(8,), seed=(0,), constants={"workload": "digits"}).write(tmp_path / "s.yaml")
     assert is_told(
-        sweep_command(tmp_path, "launch", "s.yaml", "--tracker=mlfow"), "unknown tracker", "Valid: files, mlflow"
+        sweep_command(tmp_path, "launch", "s.yaml", "--tracker=mlfow"),
+        "unknown tracker",
+        "Valid: files, mlflow",
     )
     assert is_told(
         sweep_command(tmp_path, "launch", "s.yaml", "--on=slurmm"), "unknown engine", "Valid: local"
     )
-    assert is_told(report_command(tmp_path, "p", "--tracker=mlfow"), "unknown tracker", "Valid: files, mlflow")
+    assert is_told(
+        report_command(tmp_path, "p", "--tracker=mlfow"), "unknown tracker", "Valid: files, mlflow"
+    )
 
 
 def test_launch_of_a_missing_file(tmp_path: Path) -> None:

@@ -35,6 +35,8 @@ from surge_sweeps.sweep import Sweep
 
 pytest.importorskip("kubernetes")
 
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("kubernetes")]
+
 
 class PodSite(Site):
     """The store's address is on loopback, which no manifest may name: it comes to the pods by a Secret."""

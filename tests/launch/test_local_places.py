@@ -96,9 +96,7 @@ def test_gpus_are_those_of_the_driver_unless_the_variable_names_them(
 def test_more_gpus_than_there_are_is_one_sentence_with_their_number(
     bin_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(
-        SurgeError, match=r"1 GPU was asked for, and this machine has none\. Leave that out"
-    ):
+    with pytest.raises(SurgeError, match=r"1 GPU was asked for, and this machine has none\. Leave that out"):
         take_gpus(1)
     with pytest.raises(SurgeError, match="this machine has none"):
         take_gpus(None)

@@ -34,6 +34,7 @@ from surge_sweeps.trackers import collect, open_tracker
 pytestmark = [
     pytest.mark.skipif(bool(ray_missing()), reason=ray_missing() or "Ray is here"),
     pytest.mark.slow,
+    pytest.mark.xdist_group("ray"),
 ]
 
 DIGITS = Sweep(

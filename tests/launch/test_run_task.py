@@ -139,8 +139,9 @@ def test_asked_to_make_room_it_goes_on_with_the_same_bits(uri: str, tmp_path: Pa
     assert list(undisturbed["loss"]) == list(curves.points["loss"])
 
 
-def test_a_script_that_makes_room_goes_on_in_its_run(uri: str, tmp_path: Path) -> None:
-    (tmp_path / "train.py").write_text(SCRIPT)
+@pytest.mark.parametrize("code", [143, 0])
+def test_a_script_that_makes_room_goes_on_in_its_run(uri: str, tmp_path: Path, code: int) -> None:
+    (tmp_path / "train.py").write_text(SCRIPT.replace("sys.exit(143)", f"sys.exit({code})"))
     (tmp_path / "hold").touch()
     sweep = Sweep(lr=(0.1,), batch_size=(8,), seed=(0,), command=SCRIPT_COMMAND, program="train.py")
     launch = make_launch(sweep, uri)

@@ -8,6 +8,8 @@ from slurm_cluster import SlurmCluster
 
 from surge_sweeps.launch.slurm import SlurmLauncher
 
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("slurm")]
+
 
 class TestSlurm(LauncherContract):
     @pytest.fixture

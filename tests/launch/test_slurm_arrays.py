@@ -21,6 +21,8 @@ from surge_sweeps.launch.plan import Launch, Plan, Resources, Task, TaskEnd, new
 from surge_sweeps.launch.slurm import SlurmLauncher, SlurmOptions, launcher
 from surge_sweeps.sweep import Sweep
 
+pytestmark = pytest.mark.xdist_group("slurm")
+
 #: Prints its arguments and ends, in place of a Python that would take a second to start.
 ECHO = SlurmOptions(python="/bin/echo")
 
@@ -320,7 +322,6 @@ def test_a_signal_before_the_program_listens_sends_the_element_back_unless_it_is
     (job,) = slurm.run("squeue", "--noheader", f"--name={name}", "--format=%F").split()
     slurm.run("scancel", "--signal=USR2", "--batch", f"{job}_0")
     wait_for(lambda: engine.status(launch)[0].state == "waiting")
-    slurm.release(f"{job}_0")
     wait_for(lambda: (tmp_path / "began-1").exists())
     # As a cancel that comes between the element's decision to go back and its way there.
     write_text(launch.folder / "cancelled" / "0", "")

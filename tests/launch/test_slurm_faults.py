@@ -30,6 +30,8 @@ from surge_sweeps.launch.target import Target
 from surge_sweeps.sweep import Scalar, Sweep
 from surge_sweeps.trackers import collect, open_tracker
 
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("slurm")]
+
 BUILTIN = {"workload": "digits", "model": "mlp", "optimizer": "adamw"}
 SWEEP = Sweep(
     lr=(0.001, 0.003, 0.01, 0.03),
@@ -195,7 +197,6 @@ def test_a_preempted_trial_goes_on_where_it_was(site: Site, slurm: SlurmCluster)
     (kept,) = Path(".surge/checkpoints").iterdir()
     step = torch.load(kept, weights_only=True)["step"]
     assert 0 < step < 12_000
-    slurm.release(job_of(site.last, 0, slurm))
     assert site.wait_until_ended() == [TaskState("ended")]
     assert requeued(site.log()) == ["DUE TO PREEMPTION"]
     assert "starting over" not in site.log()
@@ -211,7 +212,6 @@ def test_the_signal_before_a_limit_sends_a_trial_back_to_the_queue_once(
     slurm.run("scancel", "--signal=USR2", "--batch", job_of(site.last, 0, slurm))
     wait_for(lambda: site.states()[0].state == "waiting")
     assert list(Path(".surge/checkpoints").iterdir())
-    slurm.release(job_of(site.last, 0, slurm))
     assert site.wait_until_ended() == [TaskState("ended")]
     assert requeued(site.log()) == ["the task made room; it goes on"]
     assert "starting over" not in site.log()
@@ -245,7 +245,6 @@ def test_a_node_that_goes_down_gives_its_trial_to_another(site: Site, slurm: Slu
     try:
         wait_for(lambda: not is_alive(pid))
         wait_for(lambda: site.states()[0].state == "waiting")
-        slurm.release(element)
         assert site.wait_until_ended() == [TaskState("ended")]
         assert node_of(element, slurm) not in ("", node)
     finally:

@@ -100,10 +100,6 @@ class SlurmCluster:
         rows = self.run("squeue", "--noheader", "--array", "--states=all", f"--name={name}", "--format=%K %T")
         return {int(index): state for index, state in (row.split() for row in rows.splitlines())}
 
-    def release(self, job: str) -> None:
-        """Start a requeued job, `17` or `17_3`, without its wait."""
-        self.run("scontrol", "update", f"jobid={job}", "StartTime=now")
-
     def stop_node(self, node: str) -> None:
         """Let a node go down as a machine does that is switched off: what runs there is killed with it."""
         self._end(f"slurmd-{node}", signal.SIGKILL)

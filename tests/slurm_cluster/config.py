@@ -45,7 +45,8 @@ def write_config(
     return path
 
 
-# cred_expire is also how long a requeued job has to wait before it starts again: two minutes if nothing is said.
+# cred_expire is also how long a requeued job has to wait before it starts again: two minutes if nothing is said, 5 s at
+# least. One that is let go earlier, by scontrol, may be refused by its node: "Job credential revoked".
 # NoInAddrAny and NoCtldInAddrAny: every listener takes the address that its node's name has, which is loopback.
 # SchedulerParameters: look for work every second, which a large cluster would not stand.
 # PreemptParameters with preempt_send_user_signal would break every client of SLURM 22.05.

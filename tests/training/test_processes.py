@@ -27,6 +27,8 @@ from surge_sweeps.training.processes import ALONE, Rank, joined, this_rank
 from surge_sweeps.training.workloads import digits as digits_module
 from surge_sweeps.training.workloads.digits import Digits
 
+pytestmark = pytest.mark.slow
+
 PARAMETERS: dict[str, str | float] = {
     "lr": 0.002,
     "batch_size": 32,

@@ -15,7 +15,8 @@ import yaml
 from surge_sweeps.launch.kubernetes.options import KubernetesOptions, parse_toleration
 from surge_sweeps.launch.kubernetes.pod_plan import plan_for_pods
 from surge_sweeps.launch.plan import Plan, Resources
-from surge_sweeps.launch.run_task import CHECKPOINT_VARIABLE, MADE_ROOM
+from surge_sweeps.launch.run_task import MADE_ROOM
+from surge_sweeps.training.preemption import CHECKPOINT_VARIABLE
 
 Document = dict[str, Any]
 

@@ -21,6 +21,8 @@ from surge_sweeps.errors import TrackerError
 from surge_sweeps.trackers import collect, open_tracker
 from surge_sweeps.trackers.base import ResumableRun, RunRecord, Tracker
 
+pytestmark = pytest.mark.slow
+
 CONFIG = {"lr": 0.1, "batch_size": 8, "seed": 0}
 #: A task as an engine starts it: it logs ten steps, the checkpoint is before step 3, and it may hang after some.
 TASK = """
