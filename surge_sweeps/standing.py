@@ -39,7 +39,7 @@ class Standing:
     """How some trials stand.
 
     Attributes:
-        counts: state -> how many trials. waiting: those of the trials left that stand in an engine's queue.
+        counts: state -> how many trials. waiting: those of the trials left that an engine has.
         examples_left: that the trials left and running may still see, at most; None where a sweep states no budget.
         work_seconds_left: what they would take one after the other, an estimate; None where nothing tells.
         seconds_left: the same, with as many at once as run now; None where nothing tells, or nothing runs.
@@ -111,7 +111,7 @@ def project_standing(
 
     Args:
         outcomes: trial id -> how it stands, for those that have a run. now_ms: milliseconds since 1970.
-        waiting: ids of trials in an engine's queue.
+        waiting: ids of trials that an engine has.
 
     >>> sweep = Sweep(lr=(0.1, 0.2), batch_size=(8,), seed=(0,), constants={"max_steps": 10})
     >>> done, left = (trial.trial_id for trial in sweep.trials())

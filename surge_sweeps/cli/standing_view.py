@@ -181,7 +181,7 @@ def _sentences(seen: Seen) -> Sequence[str]:
     total, lines = seen.standing.total, []
     if total.left:
         kinds = ", ".join(f"{total.counts[state]:,} {state}" for state in LEFT if total.counts[state])
-        queue = f"; {total.waiting:,} wait in the engine's queue" if total.waiting else ""
+        queue = f"; {total.waiting:,} of them with an engine" if total.waiting else ""
         lines.append(f"Left: {counted(total.left, 'trial')} ({kinds}){queue}.")
     if not total.is_over:
         lines.append(_time(seen.standing))

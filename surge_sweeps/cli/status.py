@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -15,6 +16,7 @@ from surge_sweeps.cli.console import out, say
 from surge_sweeps.cli.launch_options import Uri
 from surge_sweeps.cli.standing_view import Seen, as_json, as_line, as_page
 from surge_sweeps.errors import SurgeError, TrackerError
+from surge_sweeps.launch.recorded import EngineQueue
 from surge_sweeps.standing import project_standing
 from surge_sweeps.trackers.project_trials import launched_trials
 
@@ -53,22 +55,31 @@ def status(
     Each trial counts once. Left are crashed, stale and missing ones: `surge-sweep launch FILE` runs those.
 
     What was planned is what the tracker was told at launch, so this works on any machine; of sweeps that it was not
-    told of, `surge-sweep missing FILE` counts the trials. The time left is an estimate: the median time of the results
-    at each batch size, with as many trials at once as run now. Examples left are those of all trials without a result,
-    at most.
+    told of, `surge-sweep missing FILE` counts the trials. Which of the trials left are with a cluster, waiting or at
+    work, is told by the launches made from this folder. The time left is an estimate: the median time of the results at
+    each batch size, with as many trials at once as run now. Examples left are those of all trials without a result, at
+    most.
 
     --json: project, tracker, sweeps (name, sweep_id, planned, ...), planned, finished, diverged, capped, running,
-    crashed, stale, missing, left, waiting (of those left, in an engine's queue), examples_left, seconds_left,
+    crashed, stale, missing, left, waiting (of those left, with an engine), examples_left, seconds_left,
     work_seconds_left (one after the other), batch_sizes (the same for each, and seconds_per_trial); null is not known.
     """
-    follow(lambda: ask(project, tracker, uri), watch=watch, as_data=json_)
+    queue = EngineQueue(Path.cwd())
+
+    def look() -> Seen:
+        waiting = queue.trials(project)
+        if queue.problem:
+            say(queue.problem)
+        return ask(project, tracker, uri, waiting)
+
+    follow(look, watch=watch, as_data=json_)
 
 
 def ask(project: str, tracker: str | None, uri: str | None, waiting: Collection[str] = ()) -> Seen:
     """Ask the tracker how a project stands.
 
     Args:
-        project, tracker, uri: see `launched_trials`. waiting: ids of trials in an engine's queue.
+        project, tracker, uri: see `launched_trials`. waiting: ids of trials that an engine has.
 
     Raises:
         SurgeError: the project is not there, or nothing was launched into it.

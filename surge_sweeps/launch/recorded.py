@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -11,6 +13,8 @@ from surge_sweeps.launch.base import IN_FLIGHT, Launcher, TaskState
 from surge_sweeps.launch.engines import launcher_of
 from surge_sweeps.launch.plan import Launch
 from surge_sweeps.launch.target import Target
+
+_PAUSE_AFTER_ERROR_S = 30.0
 
 
 class InFlight(NamedTuple):
@@ -42,6 +46,47 @@ def in_flight(target: Target) -> InFlight:
                 where = f"{plan.engine}, launch {plan.launch_id}, task {task}"
                 found.update(dict.fromkeys(plan.tasks[task].trials, where))
     return InFlight(found, launches)
+
+
+class EngineQueue:
+    """The trials that engines still have, for somebody who asks again and again: no engine is asked more than it bears.
+
+    Args:
+        working_folder: where the launches were made.
+
+    Attributes:
+        problem: why the newest answer is not whole, in a sentence; else empty.
+    """
+
+    def __init__(self, working_folder: Path) -> None:
+        self._folder = working_folder
+        self._asked_s = -math.inf
+        self._pause_s = 0.0
+        self._trials: dict[str, set[str]] = {}
+        self.problem = ""
+
+    def trials(self, project: str) -> set[str]:
+        """Ids of those of a project; a folder of files is named as it is from here."""
+        if time.monotonic() - self._asked_s >= self._pause_s:
+            self._ask()
+        names = {project, str((self._folder / project).absolute())}
+        return {trial for name in names for trial in self._trials.get(name, ())}
+
+    def _ask(self) -> None:
+        self._asked_s = time.monotonic()
+        self.problem = ""
+        try:
+            found = open_launches(self._folder)
+        except SurgeError as error:
+            self.problem, self._pause_s = str(error), _PAUSE_AFTER_ERROR_S
+            return
+        self._trials = {}
+        self._pause_s = max((launcher_of(launch).poll_seconds for launch, _ in found), default=0.0)
+        for launch, states in found:
+            taken = self._trials.setdefault(launch.plan.project, set())
+            for task, state in states.items():
+                if state.state in IN_FLIGHT:
+                    taken.update(launch.plan.tasks[task].trials)
 
 
 def open_launches(working_folder: Path) -> list[tuple[Launch, Mapping[int, TaskState]]]:

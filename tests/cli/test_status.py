@@ -208,7 +208,7 @@ def test_names_and_marks_are_what_they_are_and_steer_nothing(monkeypatch: pytest
     assert "[red]p (MLflow), 2 sweeps: [bold]x[/] :smile: ?[2J" in text
     assert "\x1b" not in text
     assert "\x07" not in text
-    assert "1 wait in the engine's queue" in text
+    assert "1 of them with an engine" in text
     assert as_line(Seen("mlflow", "p", standing, 0)) == "1970-01-01T00:00:00Z 0 of 12 trials done: 12 missing"
 
 
