@@ -85,9 +85,9 @@ def _complain(error: SurgeError) -> None:
 
 
 def _say_what(error: SurgeError, mark: str, indent: str = "") -> None:
-    err.print(f"{mark}{escape(error.what)}", highlight=False, soft_wrap=True)
+    err.print(f"{mark}{escape(printable(error.what))}", highlight=False, soft_wrap=True)
     if error.hint:
-        err.print(f"{indent}{escape(error.hint)}", highlight=False, soft_wrap=True)
+        err.print(f"{indent}{escape(printable(error.hint))}", highlight=False, soft_wrap=True)
 
 
 @contextmanager
@@ -135,7 +135,22 @@ def _progress_lines(title: str) -> Iterator[ProgressCallback]:
 def say(text: str, *, quiet: bool = False) -> None:
     """One line about what is going on."""
     if not quiet:
-        err.print(text, markup=False, highlight=False, soft_wrap=True)
+        err.print(printable(text), markup=False, highlight=False, soft_wrap=True)
+
+
+def tell(text: str) -> None:
+    """One line, or a few, of what was asked for."""
+    lines = [printable(line) for line in text.split("\n")]
+    out.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+
+
+def printable(text: str) -> str:
+    """A text with nothing in it that steers a terminal, wherever its names come from.
+
+    >>> printable("a\\x1b[2Jb")
+    'a?[2Jb'
+    """
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def show_page(path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -12,7 +12,7 @@ from typing import Any
 import typer
 
 from surge_sweeps.cli import launch_options as options
-from surge_sweeps.cli.console import out, progress_bar, say
+from surge_sweeps.cli.console import progress_bar, say, tell
 from surge_sweeps.cli.launch_result import tell_next, tell_result
 from surge_sweeps.cli.launch_table import launch_table
 from surge_sweeps.cli.new import describe_size
@@ -105,8 +105,8 @@ def launch(
         result = request.run(target, store, packed=packed or (on == "local" and not is_of_its_own))
     if result is None:
         return
-    if not quiet and (result.already_done or result.ended):
-        tell_next(name, tracker, uri, request.loss)
+    if not quiet and (result.already_done or result.ended or result.running):
+        tell_next(name, tracker, uri, request.loss, is_running=bool(result.running))
     is_left = result.running and (wait or on == "local")
     if result.missing or is_left:
         raise typer.Exit(1)
@@ -151,9 +151,9 @@ class _Request:
         launcher = make_launcher(self._engine, self._chosen, store, self._agents)
         if self._dry_run:
             text = preview(self._sweeps, target, store, launcher, packed=packed, resources=self._resources)
-            _print(text)
+            say("Dry run: nothing is submitted or written.")
+            tell(text)
             return None
-        self._freeze()
         return run_all(
             self._sweeps,
             target,
@@ -162,6 +162,7 @@ class _Request:
             packed=packed,
             resources=self._resources,
             wait=self._wait or not launcher.outlives_launch,
+            on_submitted=self._freeze,
             quiet=self._quiet,
         )
 
@@ -192,9 +193,11 @@ class _Request:
             wait = self._wait or not launcher.outlives_launch
             target = replace(self._target, project=home.path)
             engine = AgentEngine(launcher, target, self._resources, wait=wait)
+        self._refuse_what_agents_do_not_take()
         agents = AgentLauncher(home, self._agents, partial(say, quiet=self._quiet), engine)
         if self._dry_run:
-            _print(agents.preview(self._sweeps))
+            say("Dry run: nothing is registered, submitted or written.")
+            tell(agents.preview(self._sweeps))
             return home.path, None
         self._freeze()
         _tell_sizes(self._sweeps, self._quiet)
@@ -202,6 +205,19 @@ class _Request:
             result = agents.launch(self._sweeps, progress)
         tell_result(result, self._quiet)
         return home.path, result
+
+    def _refuse_what_agents_do_not_take(self) -> None:
+        asked = self._resources
+        if asked.is_distributed or asked.micro_batch_size:
+            raise SurgeError(
+                "a W&B agent starts the script by itself, as one process.",
+                "Put torchrun, or a micro-batch size, into the 'command' of the sweep; or log to MLflow or files.",
+            )
+        if self._engine == "local" and (asked != Resources() or self._chosen != type(self._chosen)()):
+            raise SurgeError(
+                "agents on this machine share what it has; they are handed no GPUs, cores or memory.",
+                "Leave these options out; CUDA_VISIBLE_DEVICES chooses GPUs for the whole launch.",
+            )
 
     def _freeze(self) -> None:
         """From now on the files stand for these sweeps: it is known that their trials can run."""
@@ -226,6 +242,7 @@ def run_all(
     packed: bool,
     resources: Resources | None = None,
     wait: bool = True,
+    on_submitted: Callable[[], object] = lambda: None,
     quiet: bool = False,
 ) -> LaunchResult:
     """Launch with a live table and tell what became of the trials; closes the store."""
@@ -235,7 +252,15 @@ def run_all(
         known = partial(getattr, launcher, "results") if isinstance(launcher, LocalLauncher) else dict
         with launch_table(quiet=quiet, results=known) as show:
             result = launch_sweeps(
-                sweeps, target, store, launcher, packed=packed, resources=resources, wait=wait, on_status=show
+                sweeps,
+                target,
+                store,
+                launcher,
+                packed=packed,
+                resources=resources,
+                wait=wait,
+                on_status=show,
+                on_submitted=on_submitted,
             )
     except BaseException:
         # The first error is the one to tell; what stays open in the store, the next launch closes.
@@ -266,7 +291,3 @@ def _sweeps(files: Sequence[Path], target: Target, *, anew: bool) -> dict[Path, 
 def _tell_sizes(sweeps: Sequence[Sweep], quiet: bool) -> None:
     for sweep in sweeps:
         say(f"{sweep.name}: {describe_size(sweep)}", quiet=quiet)
-
-
-def _print(text: str) -> None:
-    out.print(text, markup=False, highlight=False, soft_wrap=True)

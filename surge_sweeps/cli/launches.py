@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import typer
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
-from surge_sweeps.cli.console import out, say
+from surge_sweeps.cli.console import out, printable, say, tell
 from surge_sweeps.counting import counted
 from surge_sweeps.errors import SurgeError, UnknownNameError
-from surge_sweeps.launch.base import IN_FLIGHT, TaskState
+from surge_sweeps.launch.base import IN_FLIGHT, State, TaskState
 from surge_sweeps.launch.engines import launcher_of
-from surge_sweeps.launch.plan import Launch
-from surge_sweeps.launch.recorded import find_launch
+from surge_sweeps.launch.lock import lock_if_free
+from surge_sweeps.launch.plan import Launch, launch_folders
+from surge_sweeps.launch.plan import forget as forget_launch
+from surge_sweeps.launch.recorded import find_folder, find_launch
 
 LaunchId = Annotated[str, typer.Argument(help="As `surge-sweep launches` names it.")]
 
-_STATES = ("waiting", "running", "ended", "failed")
+_STATES: tuple[State, ...] = ("waiting", "running", "ended", "failed")
 
 
 def launches(
@@ -34,23 +36,52 @@ def launches(
     A task is one trial, the trials of one batch size, or one W&B agent. What became of the trials is told by
     `surge-sweep status`.
     """
-    rows: list[tuple[Launch, Mapping[int, TaskState] | None]] = []
-    for launch in Launch.all_in(Path.cwd()):
-        if launch.is_over and not all_:
-            continue
-        rows.append((launch, None if launch.is_over else launcher_of(launch).status(launch)))
+    with lock_if_free() as is_alone:
+        made = Launch.all_in(Path.cwd(), over=all_)
+        rows = [_Row(launch, *_asked(launch, is_alone)) for launch in made]
+    rows = [row for row in rows if all_ or row.problem or row.is_open]
     if json_:
-        listed = [_as_json(launch, states) for launch, states in rows]
-        out.print(json.dumps(listed), soft_wrap=True, markup=False, highlight=False)
+        tell(json.dumps([_as_json(row) for row in rows]))
         return
     if not rows:
-        out.print(
-            "No launch was made from this folder."
-            if all_ or not Launch.all_in(Path.cwd())
-            else "Every launch from this folder is over; --all lists them."
+        tell(
+            "Every launch from this folder is over; --all lists them."
+            if launch_folders(Path.cwd())
+            else "No launch was made from this folder."
         )
         return
     out.print(_table(rows))
+    for row in rows:
+        if row.problem:
+            tell(f"{row.launch.plan.launch_id}: {row.problem}")
+            tell(f"  If its tasks are gone for good: surge-sweep cancel {row.launch.plan.launch_id} --forget")
+
+
+class _Row(NamedTuple):
+    """A launch and how its tasks stand: none if it is over, or its engine does not answer, of which `problem` tells."""
+
+    launch: Launch
+    states: Mapping[int, TaskState] | None
+    problem: str = ""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether its engine still has tasks of it."""
+        return any(state.state in IN_FLIGHT for state in (self.states or {}).values())
+
+
+def _asked(launch: Launch, is_alone: bool) -> tuple[Mapping[int, TaskState] | None, str]:
+    """What the engine says, and what it says is noted where nothing is left; or why it does not answer."""
+    if launch.is_over:
+        return None, ""
+    try:
+        launcher = launcher_of(launch)
+        states = launcher.status(launch)
+    except SurgeError as error:
+        return None, str(error)
+    if is_alone and not any(state.state in IN_FLIGHT for state in states.values()):
+        launch.set_over()
+    return states, ""
 
 
 def cancel(
@@ -68,21 +99,22 @@ def cancel(
     ] = False,
 ) -> None:
     """End the tasks of a launch: those that run save their state first, and the next launch goes on there."""
-    launch = find_launch(Path.cwd(), launch_id)
     if forget:
-        launch.set_over()
-        out.print(f"{launch_id} counts as over.", highlight=False)
+        forget_launch(find_folder(Path.cwd(), launch_id))
+        tell(f"{launch_id} counts as over.")
         return
+    launch = find_launch(Path.cwd(), launch_id)
     launcher = launcher_of(launch)
     left = [number for number, state in launcher.status(launch).items() if state.state in IN_FLIGHT]
     if task:
         _check_tasks(launch, task)
         left = [number for number in left if number in task]
     if not left:
-        out.print("Nothing of it is running or waiting.")
+        tell("Nothing of it is running or waiting.")
         return
     launcher.cancel(launch, left if task else None)
-    out.print(f"{counted(len(left), 'task')} of {launch_id} told to end.", highlight=False)
+    tell(f"{counted(len(left), 'task')} of {launch_id} told to end, which may take a minute.")
+    tell("Next: surge-sweep launches; once it lists none of them, launch again to run what is missing.")
 
 
 def logs(
@@ -92,9 +124,12 @@ def logs(
     """Print what a task of a launch has printed so far."""
     launch = find_launch(Path.cwd(), launch_id)
     number = _task_number(launch, task)
-    text = launcher_of(launch).logs(launch, number)
+    launcher = launcher_of(launch)
+    text = launcher.logs(launch, number)
     if not text:
-        say(f"Task {number} ({launch.plan.label_of(number)}) has printed nothing yet.")
+        state = launcher.status(launch)[number]
+        what = f"{state.state}: {state.why}" if state.why else state.state
+        say(f"Task {number} ({launch.plan.label_of(number)}) has printed nothing; it is {what}")
     out.print(text, end="", markup=False, highlight=False, soft_wrap=True)
 
 
@@ -117,37 +152,42 @@ def _check_tasks(launch: Launch, tasks: list[int]) -> None:
             )
 
 
-def _table(rows: list[tuple[Launch, Mapping[int, TaskState] | None]]) -> Table:
+def _table(rows: Sequence[_Row]) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for heading in ("launch", "engine", "project"):
-        table.add_column(heading, overflow="fold")
+    table.add_column("launch", no_wrap=True)
+    table.add_column("engine", no_wrap=True)
+    table.add_column("project", overflow="fold")
     for heading in ("tasks", *_STATES):
         table.add_column(heading, justify="right")
-    for launch, states in rows:
-        plan = launch.plan
-        cells = [plan.launch_id, plan.engine, escape(plan.project), str(len(plan.tasks))]
-        table.add_row(*cells, *(["over", "", "", ""] if states is None else _counts(states)))
+    for row in rows:
+        plan = row.launch.plan
+        # A folder of files is absolute; those here are shown as they are called here.
+        project = plan.project.removeprefix(f"{Path.cwd()}/")
+        names = [Text(printable(name)) for name in (plan.launch_id, plan.engine, project)]
+        table.add_row(*names, str(len(plan.tasks)), *_cells(row))
     return table
 
 
-def _counts(states: Mapping[int, TaskState]) -> list[str]:
-    counts = Counter(state.state for state in states.values())
-    return [str(counts[state]) for state in ("waiting", "running", "ended", "failed")]
+def _cells(row: _Row) -> list[str]:
+    if row.states is None:
+        return ["no answer" if row.problem else "over", "", "", ""]
+    counts = Counter(state.state for state in row.states.values())
+    return [str(counts[state]) for state in _STATES]
 
 
-def _as_json(launch: Launch, states: Mapping[int, TaskState] | None) -> dict[str, object]:
-    plan = launch.plan
-    tasks = None
-    if states is not None:
+def _as_json(row: _Row) -> dict[str, object]:
+    plan, tasks = row.launch.plan, None
+    if row.states is not None:
         tasks = [
             {"task": number, "trials": list(plan.tasks[number].trials), **state._asdict()}
-            for number, state in sorted(states.items())
+            for number, state in sorted(row.states.items())
         ]
     return {
         "launch": plan.launch_id,
         "engine": plan.engine,
         "project": plan.project,
         "tracker": plan.tracker,
-        "over": states is None,
+        "over": row.launch.is_over,
+        "problem": row.problem or None,
         "tasks": tasks,
     }

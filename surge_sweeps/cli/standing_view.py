@@ -11,7 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from surge_sweeps.cli.console import out
+from surge_sweeps.cli.console import out, printable
 from surge_sweeps.counting import counted
 from surge_sweeps.standing import LEFT, STATES, ProjectStanding, Standing, rounded
 
@@ -112,15 +112,6 @@ def duration(seconds: float) -> str:
             rest = left % size // part
             return f"{left // size} {name}" + (f" {rest} {lower}" if rest else "")
     return f"{left} s"
-
-
-def printable(text: str) -> str:
-    """A name from a server with nothing in it that steers a terminal.
-
-    >>> printable("a\\x1b[2Jb")
-    'a?[2Jb'
-    """
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def _bar(total: Standing) -> RenderableType:

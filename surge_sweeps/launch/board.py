@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from surge_sweeps.curves import Status
 from surge_sweeps.launch.base import IN_FLIGHT, TaskState
@@ -16,11 +16,17 @@ _MIDWAY = "it was cancelled midway"
 class Board:
     """States of tasks, by number; every method may be called from any thread.
 
+    Args:
+        tasks: how many. on_end: called with each task that has ended and how, in the thread that tells it.
+
     Attributes:
         results: trial id -> how it ended, of the trials that this launch brought to a result.
     """
 
-    def __init__(self, tasks: int) -> None:
+    def __init__(
+        self, tasks: int, on_end: Callable[[int, TaskState], object] = lambda task, state: None
+    ) -> None:
+        self._on_end = on_end
         self._lock = threading.Lock()
         self._states = dict.fromkeys(range(tasks), TaskState("waiting"))
         self._cancelled: set[int] = set()
@@ -51,12 +57,15 @@ class Board:
         """Every trial of a task has a result."""
         with self._lock:
             self.results.update(results)
-            self._states[task] = TaskState("ended")
+            self._states[task] = state = TaskState("ended")
+        self._on_end(task, state)
 
     def failed(self, task: int, why: str) -> None:
         """A task has ended without a result of every trial of it."""
         with self._lock:
-            self._states[task] = TaskState("failed", _MIDWAY if task in self._cancelled else why)
+            state = TaskState("failed", _MIDWAY if task in self._cancelled else why)
+            self._states[task] = state
+        self._on_end(task, state)
 
     def cancel(self, tasks: Collection[int] | None) -> None:
         """End some tasks, or all: those that wait at once; those that run see it by `is_cancelled`."""

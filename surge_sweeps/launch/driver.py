@@ -6,7 +6,7 @@ have no result and are in no engine's hands are planned and handed over.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from surge_sweeps.errors import TrackerError
@@ -41,13 +41,15 @@ def launch_sweeps(
     wait: bool = True,
     progress: ProgressCallback = no_progress,
     on_status: OnStatus = tell_nobody,
+    on_submitted: Callable[[], object] = lambda: None,
 ) -> LaunchResult:
     """Run every trial of `sweeps` that has no result, and that no engine is at work on.
 
     Args:
         target: where the runs go. store: the same, open. packed: train the trials of a batch size together where they
             call the built-in trainer. resources: for each task. wait: return when every task has ended; else when the
-            engine has them. on_status: told how the tasks stand, again and again.
+            engine has them. on_status: told how the tasks stand, again and again. on_submitted: called once the sweeps
+            count as launched: the engine has what was to do, or nothing was.
 
     Raises:
         Interrupted: Ctrl-C, SIGTERM or SIGHUP. Tasks that do not outlive the launch have ended, others go on.
@@ -59,25 +61,27 @@ def launch_sweeps(
     with one_launch(), stop_signals() as stop:
         store.give_up_when(lambda: stop.is_requested)
         try:
-            busy = in_flight(target)
+            busy = in_flight(target, is_alone=True)
             for sweep in sweeps:
                 store.open_sweep(sweep.sweep_id, sweep.name, sweep.to_dict())
             done = planned.keys() & store.done_trials().keys()
             result = _before(planned, done, busy)
             pending = _pending(planned, done | busy.trials.keys())
-            for work in pending:
-                store.close_stale(work.sweep.sweep_id, busy.trials.keys())
+            for sweep in sweeps:
+                store.close_stale(sweep.sweep_id, busy.trials.keys())
             stop.check()
             tasks = plan_tasks(pending, packed=packed)
             if tasks:
                 launch = Launch.create(_plan(target, pending, tasks, resources or Resources(), launcher))
-                watch = Watch(launch, launcher, progress, on_status)
+                watch = Watch(launch, launcher, progress, on_status, on_submitted)
                 try:
                     watch.run(stop, wait=wait)
                 except (Stopped, KeyboardInterrupt):
                     _conclude(watch, store, done, result)
                     raise
                 _conclude(watch, store, done, result)
+            else:
+                on_submitted()
         except (Stopped, KeyboardInterrupt) as error:
             raise Interrupted(f"stopped. {result.summary()}.", _AGAIN) from error
         except TrackerError as error:
@@ -132,7 +136,7 @@ def preview(
     """What `launch_sweeps` would hand to the engine now, as its `describe` shows it; nothing is written anywhere."""
     _check(sweeps)
     planned = {trial.trial_id: (sweep, trial) for sweep in sweeps for trial in sweep.trials()}
-    busy = in_flight(target)
+    busy = in_flight(target, is_alone=False)
     done = planned.keys() & store.done_trials().keys()
     pending = _pending(planned, done | busy.trials.keys())
     tasks = plan_tasks(pending, packed=packed)
@@ -181,6 +185,7 @@ def _plan(
         tuple(tasks),
         resources,
         launcher.name,
+        target.store_id,
     )
 
 

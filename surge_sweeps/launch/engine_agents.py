@@ -60,6 +60,7 @@ class AgentEngine:
             tuple(tasks),
             self.resources,
             self.launcher.name,
+            self.target.store_id,
         )
 
     def describe(self, work: Sequence[Work], sweeps: Sequence[Sweep]) -> str:
@@ -74,7 +75,7 @@ class AgentEngine:
                 for task, state in states.items()
                 if state.state in IN_FLIGHT and launch.plan.tasks[task].kind == "agent"
             )
-            for launch, states in open_launches(self.target.working_folder)
+            for launch, states in open_launches(self.target.working_folder, is_alone=True)
         }
 
 

@@ -76,6 +76,6 @@ def differences(old: Sweep, new: Sweep) -> Iterator[str]:
 
 def _kept(file: Path, target: Target) -> Path:
     """Where the sweep of a file is kept, for one project: the same file may be launched into several."""
-    parts = [str(file.absolute()), target.tracker, target.project, target.uri or ""]
+    parts = [str(file.absolute()), target.tracker, target.project, target.store_id]
     name = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
     return target.working_folder / FROZEN_FOLDER / f"{name}.yaml"

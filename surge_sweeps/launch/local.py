@@ -16,6 +16,7 @@ from surge_sweeps.errors import SurgeError
 from surge_sweeps.launch.base import TaskState
 from surge_sweeps.launch.command import shown_command
 from surge_sweeps.launch.gpus import take_gpus
+from surge_sweeps.launch.held import holder
 from surge_sweeps.launch.local_crew import LocalCrew, Phase, run_task_command
 from surge_sweeps.launch.plan import Launch
 from surge_sweeps.launch.slots import available_cores, make_slots
@@ -41,11 +42,28 @@ class RecordedLocal:
         raise SurgeError(f"the launch {launch.plan.launch_id} ended with its process.", "Launch again.")
 
     def status(self, launch: Launch) -> Mapping[int, TaskState]:
-        """See `Launcher.status`."""
-        return dict.fromkeys(range(len(launch.plan.tasks)), TaskState("failed", _NOT_HERE))
+        """See `Launcher.status`: by the word of its tasks, and whether its process, or a program of it, still lives."""
+        is_at_work = holder(launch.folder) is not None
+        return {task: self._state(launch, task, is_at_work) for task in range(len(launch.plan.tasks))}
+
+    def _state(self, launch: Launch, task: int, is_at_work: bool) -> TaskState:
+        if (end := launch.end_of(task)) is not None:
+            return TaskState("failed", end.why or _NOT_HERE) if end.exit_code else TaskState("ended")
+        if not is_at_work:
+            return TaskState("failed", _NOT_HERE)
+        return TaskState("running" if launch.log_file(task).exists() else "waiting")
 
     def cancel(self, launch: Launch, tasks: Collection[int] | None = None) -> None:
-        """See `Launcher.cancel`."""
+        """See `Launcher.cancel`.
+
+        Raises:
+            SurgeError: the launch is at work in another process, which alone can end it.
+        """
+        if (process := holder(launch.folder)) is not None:
+            raise SurgeError(
+                f"the launch {launch.plan.launch_id} is at work on this machine, started by the process {process}.",
+                f"End it there with Ctrl-C, or by: kill {process}",
+            )
 
     def logs(self, launch: Launch, task: int) -> str:
         """See `Launcher.logs`."""
@@ -137,6 +155,14 @@ class LocalLauncher(RecordedLocal):
 
     def _phases(self, launch: Launch) -> list[Phase]:
         plan = launch.plan
+        asked = [
+            name for name in ("time_limit_minutes", "memory_gb") if getattr(plan.resources, name) is not None
+        ]
+        if asked:
+            raise SurgeError(
+                f"nothing on this machine keeps a trial to {' and '.join(asked)}.",
+                "Leave it out, or launch with --on slurm, ray or kubernetes.",
+            )
         numbers = range(len(plan.tasks))
         scripts = [
             task

@@ -19,10 +19,12 @@ from typing import ParamSpec, TypeVar
 
 from surge_sweeps.curves import RESULT_STATUSES
 from surge_sweeps.errors import SurgeError
+from surge_sweeps.launch.base import TaskState
 from surge_sweeps.launch.board import Board
 from surge_sweeps.launch.child import checkpoint_folder
 from surge_sweeps.launch.command import expand_command
-from surge_sweeps.launch.plan import Launch
+from surge_sweeps.launch.held import Held
+from surge_sweeps.launch.plan import Launch, TaskEnd
 from surge_sweeps.launch.programs import Program, found, last_lines, last_text
 from surge_sweeps.launch.run_task import MADE_ROOM
 from surge_sweeps.launch.scripts import StoreWatch, ended, why_failed
@@ -64,7 +66,8 @@ class LocalCrew:
     """
 
     def __init__(self, launch: Launch, phases: Sequence[Phase], store: Tracker) -> None:
-        self.board = Board(len(launch.plan.tasks))
+        self.board = Board(len(launch.plan.tasks), self._note)
+        self._held = Held(launch.folder)
         self._launch = launch
         self._plan = launch.plan
         self._phases = phases
@@ -104,6 +107,12 @@ class LocalCrew:
         finally:
             watch.stop()
             self._writer.shutdown(wait=False)
+            self._held.release()
+
+    def _note(self, task: int, state: TaskState) -> None:
+        """Leave the task's last word for other processes, as `run_task` does; what does is passed over."""
+        if self._launch.end_of(task) is None:
+            TaskEnd(0 if state.state == "ended" else 1, state.why).write(self._launch, task)
 
     def _work(self, phase: Phase, slot: Slot) -> None:
         worker = PackWorker(slot, phase.threads)
@@ -177,7 +186,9 @@ class LocalCrew:
         code = None
         self._open_runs[task] = run
         try:
-            program = Program(command, {**environment, **run.environment}, plan.working_folder, log)
+            program = Program(
+                command, {**environment, **run.environment}, plan.working_folder, log, self._held.descriptor
+            )
             code = self._wait(task, program, whole_group=True)
         finally:
             del self._open_runs[task]
@@ -197,6 +208,7 @@ class LocalCrew:
             {**os.environ, **slot.environment},
             self._plan.working_folder,
             log,
+            self._held.descriptor,
         )
         code = self._wait(task, program, whole_group=False)
         if code == 0:

@@ -15,6 +15,18 @@ LOCK_FILE = Path(".surge") / "launch.lock"
 
 
 @contextmanager
+def lock_if_free() -> Iterator[bool]:
+    """Hold the lock of the working folder if no launch does; whether it is held now."""
+    try:
+        with one_launch():
+            yield True
+            return
+    except SurgeError:
+        pass
+    yield False
+
+
+@contextmanager
 def one_launch() -> Iterator[None]:
     """Hold the working folder's launch lock.
 

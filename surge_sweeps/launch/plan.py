@@ -102,6 +102,7 @@ class Plan:
         project, tracker: where runs are logged. uri: the store; None: as the node's environment says.
         working_folder: where the tasks' programs run; of the same name on every node.
         sweeps: as they were launched. tasks: by number. resources: what each task is given. engine: its name.
+        store_id: tells whether two launches log to one store; see `Target`.
     """
 
     launch_id: str
@@ -113,6 +114,7 @@ class Plan:
     tasks: tuple[Task, ...]
     resources: Resources = field(default_factory=Resources)
     engine: str = "local"
+    store_id: str = ""
 
     @cached_property
     def trials(self) -> Mapping[str, Trial]:
@@ -157,6 +159,7 @@ class Plan:
             "tasks": [asdict(task) for task in self.tasks],
             "resources": asdict(self.resources),
             "engine": self.engine,
+            "store_id": self.store_id,
         }
         return json.dumps(content, indent=1, allow_nan=False)
 
@@ -175,14 +178,15 @@ class Plan:
         try:
             content = json.loads(text)
             if content["schema"] != _SCHEMA:
-                raise SurgeError(
-                    f"the plan has schema {content['schema']!r}, and this version reads {_SCHEMA}."
-                )
-            return cls._from_dict(content)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise SurgeError(
-                f"this is no plan of a launch ({type(error).__name__}).", "Launch again."
-            ) from error
+                raise SurgeError(f"its schema is {content['schema']!r}, and this version reads {_SCHEMA}.")
+            plan = cls._from_dict(content)
+            # Looked up now, so that no later use meets a task of a trial that is not there.
+            for number in range(len(plan.tasks)):
+                plan.sweep_of(number)
+                plan.label_of(number)
+            return plan
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+            raise SurgeError(f"this is no plan of a launch ({type(error).__name__}).") from error
 
     @classmethod
     def _from_dict(cls, content: dict[str, Any]) -> Plan:
@@ -196,6 +200,7 @@ class Plan:
             tasks=tuple(Task(**{**task, "trials": tuple(task["trials"])}) for task in content["tasks"]),
             resources=Resources(**content["resources"]),
             engine=str(content["engine"]),
+            store_id=str(content["store_id"]),
         )
 
 
@@ -233,15 +238,27 @@ class Launch:
             text = (folder / _PLAN_FILE).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise SurgeError(f"{str(folder)!r} holds no plan of a launch: {error}.") from error
-        return cls(Plan.from_json(text), folder.absolute())
+        try:
+            plan = Plan.from_json(text)
+        except SurgeError as error:
+            raise SurgeError(
+                f"the plan in {str(folder)!r} cannot be read: {error.what}",
+                f"If its tasks have ended: surge-sweep cancel {folder.name} --forget",
+            ) from error
+        return cls(plan, folder.absolute())
 
     @classmethod
-    def all_in(cls, working_folder: Path) -> list[Launch]:
-        """The launches made in a working folder, oldest first; what is no launch is passed over."""
-        root = working_folder / LAUNCH_FOLDER
-        entries = sorted(root.iterdir()) if root.is_dir() else []
-        folders = [folder for folder in entries if _LAUNCH_ID.fullmatch(folder.name)]
-        return [cls.read(folder) for folder in folders if (folder / _PLAN_FILE).is_file()]
+    def all_in(cls, working_folder: Path, *, over: bool = True) -> list[Launch]:
+        """The launches made in a working folder, oldest first; what is no launch is passed over.
+
+        Args:
+            over: also those all of whose tasks have ended.
+
+        Raises:
+            SurgeError: a plan cannot be read.
+        """
+        folders = launch_folders(working_folder)
+        return [cls.read(folder) for folder in folders.values() if over or not (folder / _OVER_FILE).exists()]
 
     @property
     def plan_file(self) -> Path:
@@ -255,7 +272,7 @@ class Launch:
 
     def set_over(self) -> None:
         """Note that every task has ended."""
-        write_text(self.folder / _OVER_FILE, "")
+        forget(self.folder)
 
     def log_file(self, task: int) -> Path:
         """What a task prints, where its engine leaves that to us."""
@@ -273,6 +290,22 @@ class Launch:
             return None
         except (OSError, ValueError, TypeError) as error:
             raise SurgeError(f"{str(self.ended_file(task))!r} cannot be read: {error}.") from error
+
+
+def launch_folders(working_folder: Path) -> dict[str, Path]:
+    """Id -> folder of the launches made in a working folder, oldest first."""
+    root = working_folder / LAUNCH_FOLDER
+    entries = sorted(root.iterdir()) if root.is_dir() else []
+    return {
+        folder.name: folder
+        for folder in entries
+        if _LAUNCH_ID.fullmatch(folder.name) and (folder / _PLAN_FILE).is_file()
+    }
+
+
+def forget(folder: Path) -> None:
+    """Note of a launch, whatever its plan says, that every task has ended."""
+    write_text(folder / _OVER_FILE, "")
 
 
 @dataclass(frozen=True)

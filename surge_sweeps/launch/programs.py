@@ -33,14 +33,19 @@ class Program:
 
     Args:
         command: its arguments, the first a path or a name on the path. environment: all of it. folder: where it runs.
-        log: what it prints goes there.
+        log: what it prints goes there. held: an open file that it keeps open for as long as it lives.
 
     Raises:
         SurgeError: it cannot be started.
     """
 
     def __init__(
-        self, command: Sequence[str], environment: Mapping[str, str], folder: Path, log: Path
+        self,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        folder: Path,
+        log: Path,
+        held: int | None = None,
     ) -> None:
         log.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -53,6 +58,7 @@ class Program:
                     stderr=subprocess.STDOUT,
                     stdin=subprocess.DEVNULL,
                     start_new_session=True,
+                    pass_fds=() if held is None else (held,),
                 )
         except OSError as error:
             raise SurgeError(f"{command[0]!r} cannot be started: {error.strerror or error}.") from error

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from surge_sweeps.errors import SurgeError, UnknownNameError
 from surge_sweeps.launch.base import IN_FLIGHT, Launcher, TaskState
 from surge_sweeps.launch.engines import launcher_of
-from surge_sweeps.launch.plan import Launch
+from surge_sweeps.launch.plan import Launch, launch_folders
 from surge_sweeps.launch.target import Target
 
 _PAUSE_AFTER_ERROR_S = 30.0
@@ -28,17 +28,17 @@ class InFlight(NamedTuple):
     launches: Mapping[str, str]
 
 
-def in_flight(target: Target) -> InFlight:
-    """The trials of a project that an engine still has in its hands.
+def in_flight(target: Target, *, is_alone: bool) -> InFlight:
+    """The trials of a project that an engine still has in its hands; see `open_launches`.
 
     Raises:
         SurgeError: an engine does not answer: a trial might then be run twice.
     """
     found: dict[str, str] = {}
     launches: dict[str, str] = {}
-    for launch, states in open_launches(target.working_folder):
+    for launch, states in open_launches(target.working_folder, is_alone=is_alone):
         plan = launch.plan
-        if (plan.project, plan.tracker, plan.uri) != (target.project, target.tracker, target.uri):
+        if not target.is_of(plan):
             continue
         launches[plan.launch_id] = plan.engine
         for task, state in states.items():
@@ -76,7 +76,7 @@ class EngineQueue:
         self._asked_s = time.monotonic()
         self.problem = ""
         try:
-            found = open_launches(self._folder)
+            found = open_launches(self._folder, is_alone=False)
         except SurgeError as error:
             self.problem, self._pause_s = str(error), _PAUSE_AFTER_ERROR_S
             return
@@ -89,25 +89,23 @@ class EngineQueue:
                     taken.update(launch.plan.tasks[task].trials)
 
 
-def open_launches(working_folder: Path) -> list[tuple[Launch, Mapping[int, TaskState]]]:
-    """The launches whose tasks outlive them and have not all ended, and how those stand.
+def open_launches(working_folder: Path, *, is_alone: bool) -> list[tuple[Launch, Mapping[int, TaskState]]]:
+    """The launches whose tasks have not all ended, and how those stand.
 
-    A launch all of whose tasks have ended is noted as over, and not asked about again.
+    Args:
+        is_alone: this process holds the lock of the folder. Only then is a launch all of whose tasks have ended noted
+            as over, and not asked about again: else it may be one that is just being handed over.
 
     Raises:
         SurgeError: an engine does not answer.
     """
     found: list[tuple[Launch, Mapping[int, TaskState]]] = []
-    for launch in Launch.all_in(working_folder):
-        if launch.is_over:
-            continue
+    for launch in Launch.all_in(working_folder, over=False):
         launcher = launcher_of(launch)
-        if not launcher.outlives_launch:
-            continue
         states = _asked(launcher, launch)
         if any(state.state in IN_FLIGHT for state in states.values()):
             found.append((launch, states))
-        else:
+        elif is_alone:
             launch.set_over()
     return found
 
@@ -118,7 +116,16 @@ def find_launch(working_folder: Path, launch_id: str) -> Launch:
     Raises:
         UnknownNameError: none of this working folder has it.
     """
-    known = {launch.plan.launch_id: launch for launch in Launch.all_in(working_folder)}
+    return Launch.read(find_folder(working_folder, launch_id))
+
+
+def find_folder(working_folder: Path, launch_id: str) -> Path:
+    """The folder of the launch of that id, whether or not its plan can be read.
+
+    Raises:
+        UnknownNameError: none of this working folder has it.
+    """
+    known = launch_folders(working_folder)
     if launch_id not in known:
         raise UnknownNameError("launch", launch_id, known)
     return known[launch_id]

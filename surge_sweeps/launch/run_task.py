@@ -11,10 +11,12 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
-from surge_sweeps.errors import SurgeError
+from surge_sweeps.errors import SurgeError, TrackerError
 from surge_sweeps.launch.child import Room, checkpoint_folder, room_asked_by_signals
 from surge_sweeps.launch.command import expand_command
 from surge_sweeps.launch.plan import Launch, TaskEnd
@@ -22,7 +24,10 @@ from surge_sweeps.launch.torchrun import distributed, room_command
 from surge_sweeps.sweep import Trial
 from surge_sweeps.trackers import open_tracker
 from surge_sweeps.trackers.base import ScriptRun, Tracker
+from surge_sweeps.trackers.mlflow.patience import PATIENCE_S, may_pass
 from surge_sweeps.training.preemption import CHECKPOINT_VARIABLE
+
+T = TypeVar("T")
 
 #: Exit codes. Every trial of the task has a result; a diverged run is one.
 DONE = 0
@@ -31,6 +36,8 @@ FAILED = 1
 #: The task was asked to make room: run it again, and it goes on.
 MADE_ROOM = 85
 
+#: Seconds between two questions to a store that is away.
+_PAUSE_S = 2.0
 #: How a shell, and so the trainer, tells of a program that TERM ended.
 _TERMINATED = 128 + signal.SIGTERM
 
@@ -59,6 +66,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 raise SurgeError(
                     f"the launch has no task {given.index}.", f"It has {len(launch.plan.tasks)}."
                 )
+            if launch.is_over:
+                # It was taken for ended, and its trials may have been handed out again.
+                raise SurgeError(f"the launch {launch.plan.launch_id} counts as over.", "Launch again.")
             # An earlier start of the same task may have left its word.
             launch.ended_file(given.index).unlink(missing_ok=True)
             end = _run(launch, given.index, given.working_folder or launch.plan.working_folder, room)
@@ -106,7 +116,7 @@ class _Task:
         (trial,) = self._trials
         store = self._open()
         try:
-            status = store.result_of(trial.trial_id)
+            status = self._patiently(lambda: store.result_of(trial.trial_id))
             if status is not None:
                 print(f"trial {trial.trial_id} has its result already: {status}.")
             elif self._sweep.is_builtin:
@@ -123,7 +133,7 @@ class _Task:
 
         store = self._open()
         try:
-            done = store.done_trials()
+            done = self._patiently(store.done_trials)
             left = [trial for trial in self._trials if trial.trial_id not in done]
             try:
                 with ended_on_sigterm():
@@ -154,6 +164,19 @@ class _Task:
         store = open_tracker(self._plan.tracker, self._plan.project, self._plan.uri)
         store.give_up_when(lambda: self._room.is_asked)
         return store
+
+    def _patiently(self, ask: Callable[[], T]) -> T:
+        """What the store answers. One that is away is given time, or a minute without it would empty a whole queue."""
+        until = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                return ask()
+            except TrackerError as error:
+                away = may_pass(error) or isinstance(error.__cause__, OSError)
+                if not away or time.monotonic() >= until:
+                    raise
+                self._check_room()
+            time.sleep(_PAUSE_S)
 
     def _check_room(self) -> None:
         if self._room.is_asked:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from surge_sweeps.trackers.mlflow.uri import absolute_uri, display_uri, resolve_uri
+from surge_sweeps.launch.plan import Plan
+from surge_sweeps.trackers.mlflow.uri import absolute_uri, display_uri, resolve_uri, sqlite_path
 
 _VARIABLE = "MLFLOW_TRACKING_URI"
 
@@ -18,12 +21,14 @@ class Target:
     Attributes:
         project: as its tracker calls it; a folder of files is absolute. tracker: its name. uri: the store; None where
             the environment of whoever opens it says which. working_folder: where the launch is made, absolute.
+        store_id: the same for one store, however its address was given, and telling nothing of it.
     """
 
     project: str
     tracker: str
     uri: str | None
     working_folder: Path
+    store_id: str = ""
 
     @classmethod
     def of(cls, project: str, tracker: str, uri: str | None = None) -> Target:
@@ -36,12 +41,34 @@ class Target:
         'http://team:5000'
         """
         if tracker == "files":
-            return cls(str(Path(project).absolute()), tracker, None, Path.cwd())
+            folder = Path(project).absolute()
+            return cls(str(folder), tracker, None, Path.cwd(), _id(str(folder.resolve())))
         if tracker != "mlflow":
-            return cls(project, tracker, None, Path.cwd())
+            return cls(project, tracker, None, Path.cwd(), _id(os.environ.get("WANDB_BASE_URL", "")))
         inherited = uri is None and bool(os.environ.get(_VARIABLE))
         resolved = absolute_uri(resolve_uri(uri))
         if inherited or display_uri(resolved) != resolved:
             os.environ[_VARIABLE] = resolved
-            return cls(project, tracker, None, Path.cwd())
-        return cls(project, tracker, resolved, Path.cwd())
+            return cls(project, tracker, None, Path.cwd(), _store_id(resolved))
+        return cls(project, tracker, resolved, Path.cwd(), _store_id(resolved))
+
+    def is_of(self, plan: Plan) -> bool:
+        """Whether a plan's runs go to the same project of the same store."""
+        return (self.project, self.tracker, self.store_id) == (plan.project, plan.tracker, plan.store_id)
+
+
+def _store_id(uri: str) -> str:
+    """Of an MLflow store: of the file that it is, else of its address without user, password and options.
+
+    >>> _store_id("http://me:secret@Team:5000/") == _store_id("http://team:5000")
+    True
+    """
+    path = sqlite_path(uri)
+    if path is not None:
+        return _id(f"sqlite:{path.resolve()}")
+    parts = urlsplit(display_uri(uri))
+    return _id(f"{parts.scheme}://{parts.netloc.casefold()}{parts.path.rstrip('/')}")
+
+
+def _id(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -12,6 +13,9 @@ from surge_sweeps.launch.base import IN_FLIGHT, Interrupted, Launcher, TaskState
 from surge_sweeps.launch.plan import Launch
 from surge_sweeps.launch.stop import POLL_SECONDS, Stopped, StopRequest
 from surge_sweeps.progress import ProgressCallback
+
+#: So many times in a row an engine may leave the question unanswered, how its tasks stand.
+MAX_UNANSWERED = 8
 
 #: Told how the tasks of a launch stand, again and again.
 OnStatus = Callable[[Launch, Mapping[int, TaskState]], object]
@@ -30,7 +34,12 @@ class Watch:
     """
 
     def __init__(
-        self, launch: Launch, launcher: Launcher, progress: ProgressCallback, on_status: OnStatus
+        self,
+        launch: Launch,
+        launcher: Launcher,
+        progress: ProgressCallback,
+        on_status: OnStatus,
+        on_submitted: Callable[[], object] = lambda: None,
     ) -> None:
         self.launch = launch
         self.states: Mapping[int, TaskState] = {}
@@ -38,6 +47,9 @@ class Watch:
         self._launcher = launcher
         self._progress = progress
         self._on_status = on_status
+        self._on_submitted = on_submitted
+        self._unanswered = 0
+        self._is_refused = False
 
     def run(self, stop: StopRequest, *, wait: bool) -> None:
         """Return when every task has ended; without `wait`, once the engine has them all.
@@ -49,7 +61,7 @@ class Watch:
                 waiting, and they go on. SurgeError: the engine refuses, does not answer, or has given up.
         """
         try:
-            self._launcher.submit(self.launch)
+            self._submit()
             self._look()
             while wait and self._in_flight():
                 self._pause(stop)
@@ -60,18 +72,36 @@ class Watch:
             self._end()
             raise
         except BaseException:
-            if not self._launcher.outlives_launch:
+            if not self._launcher.outlives_launch and not self._is_refused:
                 self._end()
             raise
         if not self._in_flight():
             self.launch.set_over()
+
+    def _submit(self) -> None:
+        try:
+            self._launcher.submit(self.launch)
+        except SurgeError:
+            # The engine has none of it: it is as if it had never been.
+            self._is_refused = True
+            shutil.rmtree(self.launch.folder, ignore_errors=True)
+            raise
+        self._on_submitted()
 
     def where(self, task: int) -> str:
         """Who has a task, in words."""
         return f"{self._launcher.name}, launch {self.launch.plan.launch_id}, task {task}"
 
     def _look(self) -> None:
-        self.states = self._launcher.status(self.launch)
+        try:
+            self.states = self._launcher.status(self.launch)
+        except SurgeError:
+            # A controller that is busy, or restarted, is asked again; its tasks go on meanwhile.
+            self._unanswered += 1
+            if not self._launcher.outlives_launch or not self.states or self._unanswered > MAX_UNANSWERED:
+                raise
+            return
+        self._unanswered = 0
         self._on_status(self.launch, self.states)
         tasks = self.launch.plan.tasks
         weights = [max(1, len(task.trials)) for task in tasks]

@@ -133,10 +133,36 @@ class Tracker(Protocol):
         """
         ...
 
-    def close_stale(self, sweep_id: str, in_flight: Collection[str] = ()) -> int:
+    def busy_trials(self, sweep_id: str, ended: Collection[str] = ()) -> Mapping[str, str]:
+        """Trial id -> run id of the runs without a result that a task of an engine seems to be at work on now.
+
+        This is how a launch learns of tasks that were launched elsewhere: from another folder, or another machine. Such
+        a run names its task, and was written to within the last minutes, or made room then, see `busy`. A task whose
+        program logs more seldom is not seen. Changes and makes nothing; a sweep that is not there yet has none. On W&B
+        a user's own program is not seen until it has ended: its run names neither its sweep nor its trial before.
+
+        Args:
+            ended: ids of launches that are known to be over: their tasks are at work on nothing.
+        """
+        ...
+
+    def close_stale(
+        self,
+        sweep_id: str,
+        in_flight: Collection[str] = (),
+        ended: Collection[str] = (),
+        *,
+        only_whole: bool = False,
+    ) -> int:
         """Mark runs that an earlier, killed process left open as crashed; return how many. Call before writing.
 
-        in_flight: ids of trials that an engine still works on; their runs stay as they are.
+        Runs that `busy_trials` lists stay as they are.
+
+        Args:
+            in_flight: ids of trials that an engine still works on; their runs stay as they are. ended: ids of launches
+                that are known to be over: what their tasks left is closed however lately it was written.
+            only_whole: only runs that `write_runs` had begun: for a caller that writes nothing else, as an import
+                does, and so cannot know who is at work on the others.
         """
         ...
 

@@ -58,6 +58,7 @@ class StoredRun:
             where it says the run ended well, `crashed`, or `running`.
         failed: the program ended by an error of its own, as it may at its first NaN: the loss tells whether it did.
         parent: the run that this one is nested in, if any.
+        owner: the task of an engine that has it, is_whole: it was begun when its trial had ended; as W&B tells them.
         start_ms, end_ms: milliseconds since 1970, None where unknown.
         params: configuration as text, `trial_id` and the like included. metrics: metric name -> its newest point.
     """
@@ -71,6 +72,8 @@ class StoredRun:
     metrics: Mapping[str, LatestPoint] = field(default_factory=dict)
     failed: bool = False
     parent: str | None = None
+    owner: str = ""
+    is_whole: bool = False
 
     @property
     def status(self) -> Status:

@@ -36,6 +36,8 @@ def script_status(exit_code: int | None, newest: Mapping[str, float], loss: str)
     ('diverged', 'crashed')
     >>> script_status(1, {"best_val_loss": float("inf")}, "val_loss")
     'crashed'
+    >>> script_status(-9, {"train_loss": float("inf")}, "val_loss"), script_status(-9, {"loss": float("nan")}, "loss")
+    ('crashed', 'diverged')
     >>> script_status(0, {"val_ppl": 3.0}, "val_loss")
     'crashed'
     """
@@ -43,7 +45,11 @@ def script_status(exit_code: int | None, newest: Mapping[str, float], loss: str)
         return "crashed"
     if exit_code == 0 and loss in newest:
         return "finished" if math.isfinite(newest[loss]) else "diverged"
-    losses = [value for name, value in newest.items() if name == loss or is_training_loss(name)]
+    # A program that a signal killed did not stop at what it saw: a batch's loss may be infinite for one step.
+    is_killed = exit_code < 0
+    losses = [
+        value for name, value in newest.items() if name == loss or (is_training_loss(name) and not is_killed)
+    ]
     return "crashed" if all(math.isfinite(value) for value in losses) else "diverged"
 
 

@@ -128,7 +128,9 @@ def _add_places(parser: argparse.ArgumentParser) -> None:
         "--uri", help="MLflow store (default: MLFLOW_TRACKING_URI, else mlflow.db in the working folder)"
     )
     parser.add_argument("--sweep-id", help="of an engine's task: the sweep that the run belongs to")
-    parser.add_argument("--trial-id", help="of an engine's task: the trial's id; also names the state's file")
+    parser.add_argument(
+        "--trial-id", help="of an engine's task: the trial's id; also begins the name of the state's file"
+    )
     parser.add_argument("--owner", help="of an engine's task: names it; its next start goes on with the run")
     parser.add_argument(
         "--checkpoint-dir",

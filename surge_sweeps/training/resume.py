@@ -87,6 +87,7 @@ class _Stoppable:
         self._path = path
         self._stop = stop
         self._say = say
+        self._wanted = setup.micro_batch_size
         self._every_s = 60 * every_minutes
         self._due = time.monotonic() + self._every_s
         self._cannot_save = False
@@ -134,6 +135,7 @@ class _Stoppable:
                 trace,
                 step=begun.step,
                 loss_sums=torch.tensor(sums, dtype=begun.loss_sum.dtype),
+                wanted_micro_batch_size=self._wanted,
                 micro_batch_size=cut.size if cut is not None else None,
                 evaluated_at_once=session.steps.evaluate.examples_at_once,
             )
@@ -156,6 +158,14 @@ class _Stoppable:
         saved = None if content is None else read_state(content, self._config, self._path)
         if saved is None:
             self._tell_start(content)
+        elif saved["wanted_micro_batch_size"] != self._wanted:
+            # Cut otherwise it rounds otherwise, and batch statistics differ: it would be no run that was asked for.
+            self._say(
+                f"the state at {self._path} is of a run with {_cut_asked(saved['wanted_micro_batch_size'])}, and "
+                f"{_cut_asked(self._wanted)} is asked for: starting over from step 0."
+            )
+            saved = None
+        if saved is None:
             return Trace(self._config, session.start.loss, session.start.checkpoint, run.log), None
         session.model.load_state_dict(saved["model"])
         session.optimizer.load_state_dict(saved["optimizer"])
@@ -190,3 +200,7 @@ class _Stoppable:
         # As many processes as before take their own; of another number each takes the mean, which is what counts.
         own: torch.Tensor = sums[rank.number] if len(sums) == rank.size else sums.mean()
         return own.clone().to(self.session.workload.train_inputs.device)
+
+
+def _cut_asked(size: int | None) -> str:
+    return "no --micro-batch-size" if size is None else f"--micro-batch-size {size}"

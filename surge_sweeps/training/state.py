@@ -21,13 +21,14 @@ from torch import Tensor, nn
 
 from surge_sweeps.errors import TrainingError
 from surge_sweeps.files import write_bytes
+from surge_sweeps.trackers.identity import store_id
 from surge_sweeps.training.config import TrialConfig
 from surge_sweeps.training.optimizers import Stepper
 from surge_sweeps.training.preemption import CHECKPOINT_DIR, CHECKPOINT_VARIABLE
 from surge_sweeps.training.trace import Trace
 from surge_sweeps.training.trainer import run_config
 
-_FORMAT = 2
+_FORMAT = 3
 _PLAIN_ID = re.compile(r"[A-Za-z0-9_\-]{1,64}")
 
 #: A state as it is read: parts by name.
@@ -50,6 +51,27 @@ def checkpoint_path(run_id: str, folder: Path | None = None) -> Path:
     return folder / f"{run_id if plain else 'id-' + hashlib.sha256(run_id.encode()).hexdigest()[:16]}.pt"
 
 
+def task_state_name(
+    trial_id: str, tracker: str, project: str, uri: str | None, micro_batch_size: int | None
+) -> str:
+    """What the state of an engine's task is kept under, as `run_id` of `checkpoint_path`.
+
+    The same for every launch that wants the same: the same trial, in the same project of the same store, cut alike.
+    Launches that want something else share a folder of states and never take up each other's.
+
+    Args:
+        tracker, project, uri: see `open_tracker`. micro_batch_size: as asked for; None: nothing was.
+
+    >>> names = {task_state_name("t1", "files", "runs", None, size) for size in (None, None, 4)}
+    >>> len(names), all(name.startswith("t1-") for name in names)
+    (2, True)
+    """
+    # A folder is its own store, by whichever name.
+    named = "" if tracker == "files" else project
+    wanted = json.dumps([tracker, named, store_id(tracker, project, uri), micro_batch_size])
+    return f"{trial_id}-{hashlib.sha256(wanted.encode()).hexdigest()[:12]}"
+
+
 def write_state(
     path: Path,
     model: nn.Module,
@@ -58,6 +80,7 @@ def write_state(
     *,
     step: int,
     loss_sums: Tensor,
+    wanted_micro_batch_size: int | None,
     micro_batch_size: int | None,
     evaluated_at_once: int,
 ) -> None:
@@ -65,7 +88,8 @@ def write_state(
 
     Args:
         step: optimizer steps done. loss_sums: (processes,) sum of each one's losses since the last point.
-        micro_batch_size: None: batches are not cut. evaluated_at_once: examples of the held-out set.
+        wanted_micro_batch_size: as asked for, None: nothing was. micro_batch_size: as it is, None: batches are not cut.
+        evaluated_at_once: examples of the held-out set.
 
     Raises:
         SurgeError: it cannot be written there; what was there before stays.
@@ -79,6 +103,7 @@ def write_state(
         "points": trace.points(),
         "step": step,
         "loss_sums": loss_sums,
+        "wanted_micro_batch_size": wanted_micro_batch_size,
         "micro_batch_size": micro_batch_size,
         "evaluated_at_once": evaluated_at_once,
     }
@@ -125,7 +150,16 @@ def read_state(content: bytes, config: TrialConfig, path: Path) -> State | None:
     return dict(state)
 
 
-_PARTS = ("model", "optimizer", "points", "step", "loss_sums", "micro_batch_size", "evaluated_at_once")
+_PARTS = (
+    "model",
+    "optimizer",
+    "points",
+    "step",
+    "loss_sums",
+    "wanted_micro_batch_size",
+    "micro_batch_size",
+    "evaluated_at_once",
+)
 
 
 def _settings(config: TrialConfig) -> str:

@@ -21,7 +21,7 @@ from surge_sweeps.training.preemption import StopRequest, Terminated, ended_on_s
 from surge_sweeps.training.processes import Processes, Rank, joined
 from surge_sweeps.training.resume import train_resumable
 from surge_sweeps.training.session import Setup
-from surge_sweeps.training.state import checkpoint_path
+from surge_sweeps.training.state import checkpoint_path, task_state_name
 from surge_sweeps.training.trace import Trace
 from surge_sweeps.training.trainer import run_config, train_streaming
 
@@ -50,7 +50,7 @@ def train_trial(
         # What the first process was given decides for all how they are stopped.
         resumable = processes.any_of(isinstance(run, ResumableRun) and rank.number == 0)[0]
         if resumable and isinstance(run, ResumableRun):
-            path = checkpoint_path(name if options.task else run.run_id, options.checkpoint_dir)
+            path = checkpoint_path(_state_name(name, run, options), options.checkpoint_dir)
             minutes = options.checkpoint_every_minutes
             trace = train_resumable(config, run, path, stop, say, setup=setup, every_minutes=minutes)
         else:
@@ -81,8 +81,8 @@ def _opened(
     if processes.rank.number > 0:
         yield _Unlogged()
         return
-    tracker_name = options.tracker or default_tracker()
-    tracker = open_tracker(tracker_name, options.project or _default_project(tracker_name), options.uri)
+    tracker_name, project = _place(options)
+    tracker = open_tracker(tracker_name, project, options.uri)
     try:
         if options.task is None:
             yield tracker.start_run(None, name, config)
@@ -90,6 +90,18 @@ def _opened(
             yield tracker.resume_run(options.task.sweep_id, name, config, options.task.owner)
     finally:
         tracker.close()
+
+
+def _state_name(trial: str, run: ResumableRun, options: Options) -> str:
+    """A task's next launch has another run: what its trial is, and where it goes, is what stays."""
+    if options.task is None:
+        return run.run_id
+    return task_state_name(trial, *_place(options), options.uri, options.micro_batch_size)
+
+
+def _place(options: Options) -> tuple[str, str]:
+    tracker = options.tracker or default_tracker()
+    return tracker, options.project or _default_project(tracker)
 
 
 def _default_project(tracker_name: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import re
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from surge_sweeps.errors import SurgeError
 from surge_sweeps.launch.kubernetes import KubernetesLauncher, KubernetesOptions, check_manifest
 from surge_sweeps.launch.kubernetes.manifest import manifests
 from surge_sweeps.launch.plan import Plan, Resources, Task
+from surge_sweeps.launch.target import Target
 
 kubernetes_validate = pytest.importorskip("kubernetes_validate")
 
@@ -142,12 +144,46 @@ def test_pods_must_be_logged_in_to_wandb() -> None:
     assert "WANDB_API_KEY" in caught.value.hint
 
 
-def test_files_must_lie_on_the_claim() -> None:
-    given = plan(uri=None, tracker="files", project="/surge/runs")
-    assert manifests(given, replace(OPTIONS, claim="sweeps"))
-    for options, project in ((OPTIONS, "/surge/runs"), (replace(OPTIONS, claim="sweeps"), "/home/me/runs")):
+def test_without_a_secret_an_address_with_a_password_is_told_the_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    target = Target.of("digits", "mlflow", "https://me:hunter2@mlflow.example.org")
+    with pytest.raises(SurgeError, match="an address with a password in it") as caught:
+        manifests(plan(uri=target.uri), OPTIONS)
+    assert "--set env_from_secret=NAME" in caught.value.hint
+    assert "Give its address with --uri" not in caught.value.hint
+    assert "hunter2" not in str(caught.value)
+
+
+def test_files_must_lie_on_the_claim(tmp_path: Path) -> None:
+    claimed = replace(OPTIONS, claim="sweeps", mount_path=str(tmp_path), claim_is_here=True)
+    given = plan(uri=None, tracker="files", project=f"{tmp_path}/runs")
+    assert manifests(given, claimed)
+    for options, project in (
+        (replace(claimed, claim=None), f"{tmp_path}/runs"),
+        (claimed, "/home/me/runs"),
+        (claimed, f"{tmp_path}/../runs"),
+    ):
         with pytest.raises(SurgeError, match="be lost with them"):
             manifests(replace(given, project=project), options)
+
+
+def test_files_on_a_claim_must_be_seen_here(tmp_path: Path) -> None:
+    # A folder alone may have been made here by an earlier call.
+    (tmp_path / "runs").mkdir()
+    given = plan(uri=None, tracker="files", project=f"{tmp_path}/runs")
+    claimed = replace(OPTIONS, claim="sweeps", mount_path=str(tmp_path))
+    with pytest.raises(SurgeError, match=r"does not see it at .*Mount the claim's file system at"):
+        manifests(given, claimed)
+    missing = replace(claimed, mount_path=f"{tmp_path}/none", claim_is_here=True)
+    with pytest.raises(SurgeError, match="does not see it at"):
+        manifests(replace(given, project=f"{tmp_path}/none/runs"), missing)
+    (tmp_path / "mount").symlink_to("/dev")
+    assert os.path.ismount("/dev")
+    mounted = replace(claimed, mount_path=f"{tmp_path}/mount")
+    assert manifests(replace(given, project=f"{tmp_path}/mount/runs"), mounted)
 
 
 @pytest.mark.parametrize(

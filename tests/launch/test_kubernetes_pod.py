@@ -8,11 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from launch.kubernetes_launches import launch, plan
 
 from surge_sweeps.launch.kubernetes.manifest import CANCELLED
 
 
-def start(folder: Path, index: str | None) -> subprocess.CompletedProcess[str]:
+def start(folder: Path, index: str | None, of: Path | None = None) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if name != "JOB_COMPLETION_INDEX"}
     if index is not None:
         environment["JOB_COMPLETION_INDEX"] = index
@@ -20,7 +21,7 @@ def start(folder: Path, index: str | None) -> subprocess.CompletedProcess[str]:
         sys.executable,
         "-m",
         "surge_sweeps.launch.kubernetes.pod",
-        str(folder),
+        str(of or folder),
         str(folder / "cancelled"),
     ]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
@@ -31,6 +32,21 @@ def test_it_becomes_the_task_of_its_index(tmp_path: Path) -> None:
     assert done.returncode == 1
     # The task's own word: no launch lies there.
     assert "holds no plan of a launch" in done.stderr
+
+
+def test_a_pod_that_nobody_told_where_the_server_is_does_not_begin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    made = launch(tmp_path, plan(uri=None))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    done = start(tmp_path, "99", made.folder)
+    assert done.returncode == 1
+    assert "no MLFLOW_TRACKING_URI tells this pod" in done.stderr
+    assert "--set env_from_secret=NAME" in done.stderr
+    # The task's own word: there is no task 99.
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    assert "MLFLOW_TRACKING_URI" not in start(tmp_path, "99", made.folder).stderr
 
 
 @pytest.mark.parametrize("listed", ["7", "all"])

@@ -23,7 +23,7 @@ from surge_sweeps.launch.base import LaunchResult, TaskState
 from surge_sweeps.launch.driver import launch_sweeps
 from surge_sweeps.launch.local import LocalLauncher
 from surge_sweeps.launch.plan import Launch, Resources
-from surge_sweeps.launch.ray import RayLauncher, RayOptions
+from surge_sweeps.launch.ray import RayLauncher, RayOptions, known
 from surge_sweeps.launch.ray.board import Board
 from surge_sweeps.launch.ray.cluster import LocalCluster
 from surge_sweeps.launch.ray.jobs import JobsClient
@@ -78,8 +78,9 @@ def ray_cluster() -> Iterator[RayCluster]:
 
 
 @pytest.fixture
-def address(ray_cluster: RayCluster, monkeypatch: pytest.MonkeyPatch) -> str:
+def address(ray_cluster: RayCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """Of the cluster, whose token the environment names."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     for name, value in ray_cluster.environment.items():
         monkeypatch.setenv(name, value)
     return ray_cluster.address
@@ -212,6 +213,27 @@ def test_a_cluster_of_our_own_is_on_loopback_and_ends_with_its_launch(
     assert processes_of(group) == []
     assert not cluster.folder.exists()
     assert set(other.status(launch).values()) == {TaskState("ended")}
+
+
+def test_nobody_else_may_enter_the_folder_of_its_token_and_its_sockets(ray_cluster: RayCluster) -> None:
+    assert ray_cluster.folder.stat().st_mode & 0o777 == 0o700
+    assert (ray_cluster.folder / "token").stat().st_mode & 0o777 == 0o600
+    # What Ray opens to everybody lies inside.
+    assert list((ray_cluster.folder / "r").glob("session_*/sockets"))
+
+
+def test_another_process_asks_with_the_token_only_where_the_user_launched(
+    address: str, tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mlflow.db").write_bytes(empty_store.read_bytes())
+    site = Site(tmp_path, f"sqlite:///{tmp_path / 'mlflow.db'}", "known")
+    launch = site.launch(SWEEP)
+    RayLauncher(RayOptions(address=address)).submit(launch)
+    wait_for(lambda: RayLauncher.of(launch).status(launch)[0] == TaskState("ended"))
+    known.list_file().unlink()
+    with pytest.raises(SurgeError, match="only the launch's folder names that address"):
+        RayLauncher.of(launch).status(launch)
 
 
 def test_every_listener_is_on_loopback(ray_cluster: RayCluster) -> None:

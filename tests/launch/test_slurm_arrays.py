@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from launch.launcher_contract import HOSTILE
+from launch.launcher_contract import HOSTILE, is_alive
 from slurm_cluster import SlurmCluster, slurm_missing
 
 from surge_sweeps.errors import SurgeError
 from surge_sweeps.files import write_text
-from surge_sweeps.launch.base import IN_FLIGHT
+from surge_sweeps.launch.base import IN_FLIGHT, TaskState
 from surge_sweeps.launch.plan import Launch, Plan, Resources, Task, TaskEnd, new_launch_id
-from surge_sweeps.launch.slurm import SlurmLauncher, SlurmOptions, launcher
+from surge_sweeps.launch.slurm import SlurmLauncher, SlurmOptions, launcher, submission
 from surge_sweeps.sweep import Sweep
 
 pytestmark = pytest.mark.xdist_group("slurm")
@@ -153,6 +156,10 @@ def test_resources_that_slurm_cannot_give_are_refused_before_it_is_asked(
         ({"extra": ("--comment=a\n#SBATCH --wrap=evil",)}, "is no option of sbatch"),
         ({"extra": ("--no-requeue",)}, "the launch gives itself"),
         ({"extra": ("--outp=x",)}, "the launch gives itself"),
+        ({"extra": ("--clusters=other",)}, r"another cluster, .*run again.*login node of that cluster"),
+        ({"extra": ("--clust other",)}, "another cluster"),
+        ({"extra": ("-M other",)}, "another cluster"),
+        ({"extra": ("-Mother",)}, "another cluster"),
         ({"partition": "a\nb"}, "partition is"),
         ({"at_most": 0}, "It must be 1 or more"),
         ({"signal_seconds_before_limit": -1}, "0 to 65535"),
@@ -289,6 +296,140 @@ def test_the_environment_of_another_job_and_settings_of_sbatch_do_not_reach_the_
     assert engine.logs(launch, 0) in ("a b;c||0\n", "a b;c||1\n")
     job = slurm.run("squeue", "--noheader", "--states=all", f"--name={name}", "--format=%A").strip()
     assert "Requeue=1" in slurm.run("scontrol", "show", "job", job)
+
+
+def test_a_hidden_partition_hides_no_task(
+    slurm: SlurmCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launch, engine = make_launch(tmp_path), SlurmLauncher(replace(ECHO, partition="low", extra=("--hold",)))
+    engine.submit(launch)
+    # From root nothing is hidden: let somebody else ask.
+    squeue = stand_in(tmp_path, "squeue", 'exec setpriv --reuid=65534 --clear-groups REAL "$@"', monkeypatch)
+    slurm.run("scontrol", "update", "partitionname=low", "hidden=yes")
+    try:
+        name = f"--name=surge-{launch.plan.launch_id}"
+        asked = [str(squeue), "--noheader", name]
+        assert subprocess.run(asked, capture_output=True, text=True, check=True).stdout == ""
+        assert {state.state for state in engine.status(launch).values()} == {"waiting"}
+        engine.cancel(launch)
+    finally:
+        slurm.run("scontrol", "update", "partitionname=low", "hidden=no")
+
+
+def stand_in(folder: Path, program: str, script: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A program of SLURM by another, found before it; REAL in its script is SLURM's own."""
+    path = folder / "bin" / program
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{script.replace('REAL', str(shutil.which(program)))}\n")
+    path.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{path.parent}:{os.environ['PATH']}")
+    return path
+
+
+def test_the_silence_of_another_cluster_or_about_another_user_is_no_end(
+    slurm: SlurmCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launch, engine = make_launch(tmp_path), SlurmLauncher(replace(ECHO, extra=("--hold",)))
+    engine.submit(launch)
+    record = json.loads((launch.folder / "slurm.json").read_text())
+    (job,) = record["jobs"]
+    assert record == {"cluster": "surge", "user": os.getuid(), "jobs": {job: 0}}
+    with SlurmCluster(nodes=1, name="elsewhere") as other:
+        monkeypatch.setenv("SLURM_CONF", other.environment["SLURM_CONF"])
+        for ask in (SlurmLauncher().status, SlurmLauncher().cancel):
+            with pytest.raises(
+                SurgeError, match=r"on the cluster 'surge', and .* is 'elsewhere'\. Ask on a login node"
+            ):
+                ask(launch)
+    monkeypatch.setenv("SLURM_CONF", slurm.environment["SLURM_CONF"])
+    # Known by its number alone, and by its name alone as after a kill before the number was written.
+    slurm.run("scontrol", "update", f"jobid={job}", "name=renamed")
+    assert {state.state for state in SlurmLauncher().status(launch).values()} == {"waiting"}
+    slurm.run("scontrol", "update", f"jobid={job}", f"name=surge-{launch.plan.launch_id}")
+    (launch.folder / "slurm.json").unlink()
+    assert {state.state for state in SlurmLauncher().status(launch).values()} == {"waiting"}
+    write_text(launch.folder / "slurm.json", json.dumps(record | {"user": 65534}))
+    with pytest.raises(SurgeError, match=r"those of nobody, and SLURM is asked by root\. Let nobody ask\."):
+        SlurmLauncher().status(launch)
+    write_text(launch.folder / "slurm.json", "{")
+    with pytest.raises(SurgeError, match="cannot be read"):
+        SlurmLauncher().status(launch)
+    (launch.folder / "slurm.json").unlink()
+    engine.cancel(launch)
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_task_of_a_launch_that_is_over_does_not_start(slurm: SlurmCluster, tmp_path: Path) -> None:
+    launch, engine = make_launch(tmp_path, tasks=1), SlurmLauncher(replace(ECHO, extra=("--hold",)))
+    engine.submit(launch)
+    launch.set_over()
+    (job,) = json.loads((launch.folder / "slurm.json").read_text())["jobs"]
+    slurm.run("scontrol", "release", job)
+    assert "exit code 1" in wait_until_ended(engine, launch)[0]
+    # Nor did its program print its arguments.
+    assert re.fullmatch(r"the launch is noted as over: task 0 does not start, .*\n", engine.logs(launch, 0))
+
+
+def test_a_kill_while_sbatch_is_at_work_ends_it_too(
+    slurm: SlurmCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launch = make_launch(tmp_path)
+    # A controller that is busy.
+    stand_in(tmp_path, "sbatch", f'echo $$ > {tmp_path}/pid\nsleep 5\nexec REAL "$@"', monkeypatch)
+    code = (
+        "import sys; from pathlib import Path; from surge_sweeps.launch.plan import Launch\n"
+        "from surge_sweeps.launch.slurm import SlurmLauncher\n"
+        "SlurmLauncher().submit(Launch.read(Path(sys.argv[1])))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(launch.folder)])
+    wait_for(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().strip())
+    process.kill()
+    process.wait()
+    wait_for(lambda: not is_alive(int((tmp_path / "pid").read_text())))
+    assert slurm.states(f"surge-{launch.plan.launch_id}") == {}
+    assert json.loads((launch.folder / "slurm.json").read_text())["jobs"] == {}
+    assert {state.state for state in SlurmLauncher().status(launch).values()} == {"failed"}
+
+
+def test_settings_for_other_clusters_and_for_other_eyes_change_nothing(
+    slurm: SlurmCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("SBATCH_CLUSTERS", "SLURM_CLUSTERS", "SACCT_FEDERATION"):
+        monkeypatch.setenv(name, "other")
+    monkeypatch.setenv("SBATCH_WAIT", "1")
+    for name in ("SQUEUE_PARTITION", "SQUEUE_NAMES", "SCANCEL_PARTITION", "SCANCEL_NAME"):
+        monkeypatch.setenv(name, "high")
+    launch, engine = make_launch(tmp_path), SlurmLauncher(replace(ECHO, extra=("--hold",)))
+    began_s = time.monotonic()
+    engine.submit(launch)
+    # One that waits for the end of what is held waits for ever.
+    assert time.monotonic() - began_s < 30
+    assert {state.state for state in engine.status(launch).values()} == {"waiting"}
+    engine.cancel(launch)
+    assert set(wait_until_ended(engine, launch).values()) == {"it was cancelled."}
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_script_needs_no_permission_to_be_run(
+    slurm: SlurmCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As a wheel installs it: sbatch makes a copy of its own.
+    copied = tmp_path / "element.sh"
+    copied.write_text(submission.SCRIPT.read_text())
+    copied.chmod(0o444)
+    monkeypatch.setattr(submission, "SCRIPT", copied)
+    launch, engine = make_launch(tmp_path, tasks=1), SlurmLauncher(ECHO)
+    engine.submit(launch)
+    wait_until_ended(engine, launch)
+    assert engine.logs(launch, 0).endswith(f"-m surge_sweeps.launch.run_task {launch.folder} 0\n")
+
+
+def test_what_files_say_of_a_failure_is_shown_without_control_characters(
+    slurm: SlurmCluster, tmp_path: Path
+) -> None:
+    launch = make_launch(tmp_path, tasks=1)
+    TaskEnd(1, "\x1b[31mno\x1b]0;title\x07 such\nfile\x00").write(launch, 0)
+    assert SlurmLauncher().status(launch)[0].why == "no such file"
 
 
 def test_accounts_tell_how_a_forgotten_job_ended(

@@ -33,13 +33,15 @@ class RayCluster:
     """A running cluster; a context manager. It is started as the launches' own are, with other counts.
 
     Attributes:
-        address: of its dashboard. environment: what a client needs, its token's file among it.
+        address: of its dashboard. environment: what a client needs, its token's file among it. folder: of its token and
+            all that Ray keeps.
     """
 
     def __enter__(self) -> RayCluster:
         self._cluster = LocalCluster(CPUS, GPUS)
         self.address = self._cluster.address
         self.environment = self._cluster.environment
+        self.folder = self._cluster.folder
         self.session = self._cluster.pid or 0
         return self
 

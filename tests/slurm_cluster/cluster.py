@@ -53,17 +53,21 @@ class SlurmCluster:
     a real cluster waits two minutes.
 
     Args:
-        nodes: how many, 1 or 2. cpus, gpus: of each node. largest_array: the cluster's MaxArraySize.
+        nodes: how many, 1 or 2. cpus, gpus: of each node. largest_array: the cluster's MaxArraySize. name: its
+            own.
 
     Attributes:
         environment: what a process needs beside its own to find this cluster. folder: of logs and state.
     """
 
-    def __init__(self, *, nodes: int = 2, cpus: int = 4, gpus: int = 2, largest_array: int = 1001) -> None:
+    def __init__(
+        self, *, nodes: int = 2, cpus: int = 4, gpus: int = 2, largest_array: int = 1001, name: str = "surge"
+    ) -> None:
         # Short: the paths of sockets in it must fit in 108 bytes.
         self.folder = Path(tempfile.mkdtemp(prefix="surge-slurm-"))
         self.names: Sequence[str] = NODES[:nodes]
         self._shape = {"cpus": cpus, "gpus": gpus, "largest_array": largest_array}
+        self._name = name
         self.environment: Mapping[str, str] = {"SLURM_CONF": str(self.folder / "etc" / "slurm.conf")}
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
 
@@ -133,7 +137,12 @@ class SlurmCluster:
             _make_device(self.folder / f"gpu{number}")
         ports = _free_ports(1 + len(self.names))
         write_config(
-            self.folder, socket.gethostname(), self.names, Ports(ports[0], tuple(ports[1:])), **self._shape
+            self.folder,
+            socket.gethostname(),
+            self.names,
+            Ports(ports[0], tuple(ports[1:])),
+            cluster=self._name,
+            **self._shape,
         )
         self._daemon(
             "munged", "munged", "--foreground", "--force", f"--key-file={key}",

@@ -15,13 +15,21 @@ class Ports(NamedTuple):
 
 
 def write_config(
-    folder: Path, host: str, names: Sequence[str], ports: Ports, *, cpus: int, gpus: int, largest_array: int
+    folder: Path,
+    host: str,
+    names: Sequence[str],
+    ports: Ports,
+    *,
+    cpus: int,
+    gpus: int,
+    largest_array: int,
+    cluster: str,
 ) -> Path:
     """Write slurm.conf and gres.conf; returns the former.
 
     Args:
         folder: of everything. host: this machine's name. names: of the nodes, which share this machine.
-        cpus, gpus: each node's, by its word alone. largest_array: MaxArraySize.
+        cpus, gpus: each node's, by its word alone. largest_array: MaxArraySize. cluster: its name.
     """
     settings = folder / "etc"
     settings.mkdir()
@@ -34,6 +42,7 @@ def write_config(
     ]
     text = _TEXT.format(
         folder=folder,
+        cluster=cluster,
         host=host,
         port=ports.controller,
         largest_array=largest_array,
@@ -51,7 +60,7 @@ def write_config(
 # SchedulerParameters: look for work every second, which a large cluster would not stand.
 # PreemptParameters with preempt_send_user_signal would break every client of SLURM 22.05.
 _TEXT = """\
-ClusterName=surge
+ClusterName={cluster}
 SlurmctldHost={host}(127.0.0.1)
 SlurmUser=root
 SlurmdUser=root

@@ -14,7 +14,8 @@ from surge_sweeps.errors import SurgeError
 from surge_sweeps.extras import require
 from surge_sweeps.launch.kubernetes.connection import ANSWER_SECONDS, CONNECT_SECONDS, Place
 from surge_sweeps.launch.kubernetes.manifest import LAUNCH_LABEL
-from surge_sweeps.launch.kubernetes.reading import Document, items, part, shown
+from surge_sweeps.launch.kubernetes.reading import Document, items, part
+from surge_sweeps.launch.one_line import one_line
 
 #: Pods of one answer.
 PAGE = 500
@@ -133,7 +134,7 @@ class Cluster:
             "read the events", self._core.list_namespaced_event, field_selector=selector, limit=PAGE
         )
         events = sorted(items(answer, "items"), key=lambda event: str(event.get("lastTimestamp") or ""))
-        return [shown(event.get("message", "")) for event in events]
+        return [one_line(event.get("message", "")) for event in events]
 
     def _if_there(self, what: str, ask: Any, name: str, **arguments: Any) -> Document | None:
         try:
@@ -177,7 +178,7 @@ class Cluster:
             raise self._no_answer(error) from error
 
     def _no_answer(self, error: Exception) -> ClusterError:
-        cause = shown(getattr(error, "reason", None) or error)
+        cause = one_line(getattr(error, "reason", None) or error)
         return ClusterError(
             f"the cluster at {self._host} does not answer: {cause}.",
             f"Check with: kubectl --context {self._place.context} get nodes",
@@ -205,7 +206,7 @@ def _said(body: object) -> str:
         message = part(json.loads(text)).get("message")
     except ValueError:
         message = None
-    return shown(message or text or "it gives no reason").rstrip(".")
+    return one_line(message or text or "it gives no reason").rstrip(".")
 
 
 def _hint(status: int, said: str, namespace: str) -> str:

@@ -15,7 +15,7 @@ import yaml
 from surge_sweeps.errors import SurgeError, UnknownNameError
 from surge_sweeps.extras import require
 from surge_sweeps.files import write_text
-from surge_sweeps.launch.kubernetes.reading import shown
+from surge_sweeps.launch.one_line import one_line
 from surge_sweeps.launch.plan import Launch
 
 #: A cluster that does not answer is told soon; it may take longer to find many pods.
@@ -118,7 +118,7 @@ def _read_with_care(refusal: type[Exception]) -> Iterator[None]:
         yield
     except refusal as error:
         raise SurgeError(
-            f"there is no cluster to talk to: {shown(error).rstrip('.')}.", _CONFIG_HINT
+            f"there is no cluster to talk to: {one_line(error).rstrip('.')}.", _CONFIG_HINT
         ) from error
     except OSError as error:
         raise SurgeError(

@@ -26,7 +26,8 @@ class KubernetesOptions:
         namespace, context: None takes the kubeconfig's own. python: the interpreter in the image.
         working_folder: where the programs run in the pod; an absolute path of the image or of the claim.
         claim: a PersistentVolumeClaim that all pods may write to, for checkpoints; None: a pod that is lost takes them
-            with it, and its trial starts over. mount_path: where the claim is seen in the pods.
+            with it, and its trial starts over. mount_path: where the claim is seen in the pods. claim_is_here: for runs
+            in files: the claim is seen at mount_path on this machine too, in a folder that is no mount.
         env_from_secret: names of Secrets whose entries become environment variables: MLFLOW_TRACKING_URI and its
             password, WANDB_API_KEY. image_pull_secrets: names of Secrets. service_account: a name; None: no token.
         queue: Kueue's local queue. node_selector: labels that a node must have. tolerations: of tainted nodes, written
@@ -50,6 +51,7 @@ class KubernetesOptions:
     working_folder: str = "/workspace"
     claim: str | None = None
     mount_path: str = "/surge"
+    claim_is_here: bool = False
     env_from_secret: tuple[str, ...] = ()
     image_pull_secrets: tuple[str, ...] = ()
     service_account: str | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
@@ -52,12 +53,7 @@ def _check_resources(plan: Plan) -> None:
 
 def _check_store(plan: Plan, options: KubernetesOptions) -> None:
     if plan.tracker == "files":
-        inside = PurePosixPath(plan.project).is_relative_to(options.mount_path)
-        if options.claim is None or not inside:
-            raise SurgeError(
-                f"the runs would be written to {plan.project!r} inside the pods, and be lost with them.",
-                f"Name a claim, and a folder of it as the project: {options.mount_path}/NAME.",
-            )
+        _check_files(plan.project, options)
         return
     if plan.tracker == "wandb" and not options.env_from_secret:
         raise SurgeError(
@@ -70,12 +66,35 @@ def _check_store(plan: Plan, options: KubernetesOptions) -> None:
     if plan.uri is None:
         if not options.env_from_secret:
             raise SurgeError(
-                "nothing tells the pods where the MLflow server is.",
-                "Give its address with --uri, or name a Secret with MLFLOW_TRACKING_URI in it (env_from_secret): "
-                "kubectl create secret generic mlflow --from-literal=MLFLOW_TRACKING_URI=https://...",
+                "nothing tells the pods where the MLflow server is: an address with a password in it, or one that only "
+                "the environment names, is in no manifest.",
+                "Put MLFLOW_TRACKING_URI into a Secret, and name that with --set env_from_secret=NAME: kubectl create "
+                "secret generic NAME --from-literal=MLFLOW_TRACKING_URI=https://...  An address without a password may "
+                "be given with --uri.",
             )
         return
     _check_uri(plan.uri)
+
+
+def _check_files(project: str, options: KubernetesOptions) -> None:
+    """Which trials have a result is read here, so the folder must be the same one here and in the pods."""
+    inside = ".." not in PurePosixPath(project).parts and PurePosixPath(project).is_relative_to(
+        options.mount_path
+    )
+    if options.claim is None or not inside:
+        raise SurgeError(
+            f"the runs would be written to {project!r} inside the pods, and be lost with them.",
+            f"Name a claim, and a folder of it as the project: {options.mount_path}/NAME.",
+        )
+    here = Path(options.mount_path)
+    # That there is a folder says nothing: one of this machine alone may have been made by an earlier call.
+    if not (os.path.ismount(here.resolve()) or (options.claim_is_here and here.is_dir())):
+        raise SurgeError(
+            f"the pods would write their runs to the claim {options.claim!r}, and this machine does not see it at "
+            f"{options.mount_path!r}: every launch would run all trials again.",
+            f"Mount the claim's file system at {options.mount_path} here too; where it is seen there without being a "
+            "mount, say so with --set claim_is_here=true. Or send the runs to an MLflow server.",
+        )
 
 
 def _check_uri(uri: str) -> None:

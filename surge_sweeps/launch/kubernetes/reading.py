@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-Document = dict[str, Any]
+from surge_sweeps.launch.one_line import one_line
 
-_SHOWN_CHARACTERS = 300
+Document = dict[str, Any]
 
 
 def part(document: object, *keys: str) -> Document:
@@ -31,17 +31,6 @@ def items(document: object, key: str) -> list[Document]:
     return [item for item in found if isinstance(item, dict)] if isinstance(found, list) else []
 
 
-def shown(text: object) -> str:
-    r"""Text of a server on one line, without what a terminal would act upon, and not too long.
-
-    >>> shown("quota\n\x1b[31m exceeded")
-    'quota [31m exceeded'
-    """
-    kept = (character for character in str(text) if character.isprintable() or character.isspace())
-    clean = " ".join("".join(kept).split())
-    return clean if len(clean) <= _SHOWN_CHARACTERS else f"{clean[: _SHOWN_CHARACTERS - 3]}..."
-
-
 def last_line(text: object) -> str:
     r"""The last line that holds anything, made safe to show.
 
@@ -49,7 +38,7 @@ def last_line(text: object) -> str:
     'the script failed'
     """
     lines = [line for line in str(text).splitlines() if line.strip()]
-    return shown(lines[-1]) if lines else ""
+    return one_line(lines[-1]) if lines else ""
 
 
 def parse_indexes(text: object) -> set[int]:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from surge_sweeps.launch.base import TaskState
 from surge_sweeps.launch.kubernetes.manifest import ALL, CANCELLED, CONTAINER
-from surge_sweeps.launch.kubernetes.reading import Document, items, last_line, parse_indexes, part, shown
+from surge_sweeps.launch.kubernetes.reading import Document, items, last_line, parse_indexes, part
+from surge_sweeps.launch.one_line import one_line
 
 #: On the Job: which tasks were cancelled.
 CANCELLED_ANNOTATION = "surge-sweeps/cancelled"
@@ -92,7 +93,7 @@ def _how_it_ended(job: Document) -> str | None:
         if condition.get("type") == "Complete":
             return ""
         if condition.get("type") == "Failed":
-            return shown(condition.get("message") or condition.get("reason") or "it gives no reason")
+            return one_line(condition.get("message") or condition.get("reason") or "it gives no reason")
     return None
 
 
@@ -115,11 +116,11 @@ def _what_it_waits_for(pod: Document) -> str:
         waiting = part(container, "state", "waiting")
         reason = str(waiting.get("reason") or "")
         if reason and reason not in _HARMLESS:
-            said = f": {shown(waiting['message'])}" if waiting.get("message") else ""
-            return f"its container cannot start, {shown(reason)}{said}. {_advice(reason)}".strip()
+            said = f": {one_line(waiting['message'])}" if waiting.get("message") else ""
+            return f"its container cannot start, {one_line(reason)}{said}. {_advice(reason)}".strip()
     for condition in items(status, "conditions"):
         if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
-            return f"no node has room for it: {shown(condition.get('message') or condition.get('reason'))}"
+            return f"no node has room for it: {one_line(condition.get('message') or condition.get('reason'))}"
     return ""
 
 
@@ -145,7 +146,7 @@ def _why_failed(pod: Document | None, *, cancelled: bool) -> str:
         return "it was killed for want of memory: give it more memory_gb, or a smaller micro_batch_size."
     words = last_line(ended.get("message") or "")
     if code is None:
-        said = shown(status.get("message") or status.get("reason") or "it gives no reason")
+        said = one_line(status.get("message") or status.get("reason") or "it gives no reason")
         return f"its pod could not run: {said}"
     if status.get("reason") == "DeadlineExceeded":
         return f"its time limit came and no claim keeps its state: name a claim, or give it more time. {words}".strip()
@@ -154,4 +155,4 @@ def _why_failed(pod: Document | None, *, cancelled: bool) -> str:
     if words and reason in ("", "Error"):
         return words
     killed = " (killed)" if code == 137 else ""
-    return f"it ended with exit code {shown(code)}{killed}{': ' + words if words else ''}"
+    return f"it ended with exit code {one_line(code)}{killed}{': ' + words if words else ''}"

@@ -66,9 +66,12 @@ class Board:
         if content is None:
             return None
         try:
-            return Job(**content)
+            job = Job(**content)
+            if not isinstance(job.address, str) or not isinstance(job.name, str):
+                raise TypeError("no text")
         except TypeError as error:
             raise SurgeError(f"{str(self._folder / 'job.json')!r} is of another version.") from error
+        return job
 
     def write_ended(self, states: Mapping[int, TaskState]) -> None:
         """Say how tasks ended; of one that is not named nothing is known yet."""

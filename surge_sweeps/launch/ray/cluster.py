@@ -1,7 +1,8 @@
 """A Ray cluster of our own: one node, this machine, reached by nobody else, gone when the launch is.
 
 On Linux Ray puts a machine's routable address in the place of 127.0.0.1 and listens there. The setting by which it
-stays on loopback on Windows and macOS works on Linux too. A token keeps other users of the machine away.
+stays on loopback on Windows and macOS works on Linux too. A token keeps other users of the machine away, and a folder
+that nobody else may enter keeps them from the token, the sockets and the logs: Ray opens its own to everybody.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pathlib import Path
 
 from surge_sweeps.errors import SurgeError
 from surge_sweeps.extras import require
+from surge_sweeps.launch.one_line import one_line
 from surge_sweeps.launch.ray.jobs import JobsClient
 
 START_SECONDS = 120.0
@@ -55,6 +57,8 @@ class LocalCluster:
         self.token_file.write_text(token)
         self.token_file.chmod(0o600)
         self.log = self.folder / "ray.log"
+        # Of a short name, as the paths of sockets in it have 107 bytes.
+        (self.folder / "r").mkdir()
         self.address = f"http://127.0.0.1:{_free_port()}"
         self._process: subprocess.Popen[bytes] | None = self._start(cpus, gpus)
         self.client = JobsClient(self.address, token)
@@ -99,7 +103,7 @@ class LocalCluster:
             "--node-ip-address=127.0.0.1", "--port=0", "--min-worker-port=0", "--max-worker-port=0",
             "--dashboard-host=127.0.0.1", f"--dashboard-port={self.address.rpartition(':')[2]}",
             "--dashboard-agent-listen-port=0", f"--ray-client-server-port={_free_port()}", "--disable-usage-stats",
-            f"--object-store-memory={_OBJECT_STORE_BYTES}", f"--temp-dir={self.folder}",
+            f"--object-store-memory={_OBJECT_STORE_BYTES}", f"--temp-dir={self.folder / 'r'}",
             *(f"{name}={count}" for name, count in counts.items() if count is not None),
         ]  # fmt: skip
         # Another cluster that the environment names is not this one.
@@ -133,7 +137,7 @@ class LocalCluster:
             time.sleep(POLL_SECONDS)
         how = "did not start in time" if process.poll() is None else "ended at its start"
         lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-_TAIL_LINES:]
-        text = " | ".join("".join(c for c in line if c.isprintable()) for line in lines)
+        text = " | ".join(map(one_line, lines))
         raise SurgeError(f"Ray {how}: {text or 'it printed nothing'}.", "Try: ray start --head --block")
 
 

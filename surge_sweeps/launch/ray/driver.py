@@ -19,6 +19,7 @@ from typing import Any
 from surge_sweeps.errors import SurgeError
 from surge_sweeps.extras import require
 from surge_sweeps.launch.base import TaskState
+from surge_sweeps.launch.one_line import one_line
 from surge_sweeps.launch.plan import Launch
 from surge_sweeps.launch.ray import task as worker
 from surge_sweeps.launch.ray.board import Board
@@ -143,10 +144,8 @@ def _how(code: int) -> str:
 
 
 def _first_line(error: BaseException) -> str:
-    text = str(error).strip().splitlines()
-    return (
-        f"{type(error).__name__}: {text[0] if text else ''}" if not isinstance(error, SurgeError) else text[0]
-    )
+    first = one_line(next(iter(str(error).strip().splitlines()), ""))
+    return first if isinstance(error, SurgeError) else f"{type(error).__name__}: {first}"
 
 
 if __name__ == "__main__":

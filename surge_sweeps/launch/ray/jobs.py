@@ -10,6 +10,7 @@ import http.client
 import ipaddress
 import json
 import os
+import shlex
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -19,11 +20,11 @@ from typing import Any, NamedTuple, NoReturn
 from urllib.parse import quote, urlsplit
 
 from surge_sweeps.errors import SurgeError
+from surge_sweeps.launch.one_line import one_line
 
 TIMEOUT_SECONDS = 20.0
 #: Before a cluster is used it is asked whether it is there at all, which takes a living one no time.
 FIRST_TIMEOUT_SECONDS = 5.0
-_TEXT_SHOWN = 300
 _OVER = ("STOPPED", "SUCCEEDED", "FAILED")
 
 
@@ -44,14 +45,21 @@ class JobsClient:
 
     Args:
         address: of the dashboard. token: the cluster's, where it asks for one; None: from the environment, as Ray does.
+        is_trusted: whether the user named the address; to another one the environment's token is not sent.
     """
 
-    def __init__(self, address: str, token: str | None = None) -> None:
+    def __init__(self, address: str, token: str | None = None, *, is_trusted: bool = True) -> None:
         self.address = address.rstrip("/")
-        self._token = _environment_token() if token is None else token
+        self._is_trusted = is_trusted
+        self._token = token if token is not None else _environment_token() if is_trusted else ""
         # A proxy that the environment names is for what lies outside this machine.
         handlers = [urllib.request.ProxyHandler({})] if _is_loopback(self.address) else []
         self._opener = urllib.request.build_opener(*handlers, _NoRedirect())
+
+    @property
+    def has_token(self) -> bool:
+        """Whether the cluster is told who asks."""
+        return bool(self._token)
 
     def check(self) -> None:
         """Return where a Ray cluster answers, and take us for one of its users."""
@@ -88,7 +96,7 @@ class JobsClient:
         answer = self._ask("GET", f"/api/jobs/{quote(name, safe='')}", missing_ok=True)
         if answer is None:
             return None
-        return JobState(str(answer.get("status")), _shown(str(answer.get("message") or "")))
+        return JobState(_shown(str(answer.get("status"))), _shown(str(answer.get("message") or "")))
 
     def stop(self, name: str) -> None:
         """Ask a job to end."""
@@ -130,6 +138,11 @@ class JobsClient:
     def _refused(self, error: urllib.error.HTTPError) -> NoReturn:
         with error:
             text = _shown(error.read().decode("utf-8", errors="replace"))
+        if error.code in (401, 403) and not self._is_trusted:
+            raise SurgeError(
+                f"the Ray cluster at {self.address} asks for a token, and only the launch's folder names that address.",
+                f"If the cluster is yours, say so and call again: export RAY_ADDRESS={shlex.quote(self.address)}",
+            ) from error
         if error.code in (401, 403):
             given = "refuses its token" if self._token else "asks for a token"
             raise SurgeError(
@@ -179,6 +192,5 @@ def _is_loopback(address: str) -> bool:
 
 
 def _shown(text: str) -> str:
-    """A server's text as one short printable line."""
-    line = "".join(c if c.isprintable() else " " for c in text)
-    return " ".join(line.split())[-_TEXT_SHOWN:]
+    """A server's text as one short printable line; what went wrong stands at its end."""
+    return one_line(text, keep_end=True)

@@ -19,7 +19,9 @@ import yaml
 
 from surge_sweeps.errors import SurgeError
 from surge_sweeps.launch.base import IN_FLIGHT, TaskState
+from surge_sweeps.launch.one_line import one_line
 from surge_sweeps.launch.plan import Launch
+from surge_sweeps.launch.ray import known
 from surge_sweeps.launch.ray.board import CLUSTER, Board, Job
 from surge_sweeps.launch.ray.cluster import LocalCluster
 from surge_sweeps.launch.ray.jobs import JobsClient, JobState
@@ -28,6 +30,7 @@ from surge_sweeps.launch.ray.task import GRACE_SECONDS
 
 _OWN = "a cluster of our own on this machine, started by the launch and ended with it"
 _POLL_SECONDS = 0.2
+_WHY_CHARACTERS = 1000
 
 
 class RayLauncher:
@@ -46,15 +49,22 @@ class RayLauncher:
     def __init__(self, options: RayOptions | None = None) -> None:
         self.options = options or RayOptions()
         self.outlives_launch = self.options.address is not None
+        #: As the user gave it, not a folder.
+        self._named = self.options.address
         self._cluster: LocalCluster | None = None
         #: Launches on the cluster of our own that have not ended, and the lock that says so of each.
         self._unfinished: dict[str, int] = {}
 
     @classmethod
     def of(cls, launch: Launch) -> RayLauncher:
-        """The launcher of a recorded launch: enough to ask for its status, to cancel it and to read its logs."""
+        """The launcher of a recorded launch: enough to ask for its status, to cancel it and to read its logs.
+
+        Where the folder of the launch alone names its cluster, that is asked without a token: see `known`.
+        """
         job = Board(launch).job()
-        return cls(RayOptions(address=None if job is None or job.is_own else job.address))
+        made = cls(RayOptions(address=None if job is None or job.is_own else job.address))
+        made._named = None
+        return made
 
     @property
     def own_cluster(self) -> LocalCluster | None:
@@ -88,6 +98,8 @@ class RayLauncher:
             board = Board(launch)
             if self._cluster is not None and (lock := board.lock(CLUSTER)) is not None:
                 self._unfinished[launch.plan.launch_id] = lock
+            if self._cluster is None and client.has_token:
+                known.note(client.address)
             board.write_job(Job(client.address, _job_name(launch), not self.outlives_launch, options))
             client.submit(self._request(launch))
         except BaseException:
@@ -108,7 +120,7 @@ class RayLauncher:
         states: dict[int, TaskState] = {}
         for task in tasks:
             if task in ended:
-                states[task] = ended[task]
+                states[task] = _shown(ended[task])
             elif is_alive:
                 states[task] = TaskState("running" if task in started else "waiting")
             else:
@@ -172,7 +184,7 @@ class RayLauncher:
 
     def _client_to_submit(self) -> JobsClient:
         if self.options.address is not None:
-            client = JobsClient(self.options.address)
+            client = self._client_at(self.options.address.rstrip("/"))
             client.check()
             return client
         if self._cluster is None or not self._cluster.is_running():
@@ -183,7 +195,11 @@ class RayLauncher:
         return self._cluster.client
 
     def _client(self, job: Job) -> JobsClient:
-        return self._cluster.client if self._cluster is not None else JobsClient(job.address)
+        return self._cluster.client if self._cluster is not None else self._client_at(job.address)
+
+    def _client_at(self, address: str) -> JobsClient:
+        is_named = self._named is not None and address == self._named.rstrip("/")
+        return JobsClient(address, is_trusted=is_named or known.is_known(address))
 
     def _job_state(self, job: Job, board: Board) -> JobState | None:
         """How the job stands; None where the cluster does not know it, or has ended with its launch."""
@@ -215,6 +231,11 @@ def _job_name(launch: Launch) -> str:
     return f"surge-{launch.plan.launch_id}"
 
 
+def _shown(state: TaskState) -> TaskState:
+    """As a file of the launch says it, fit for a terminal."""
+    return TaskState(state.state, one_line(state.why, _WHY_CHARACTERS))
+
+
 def _left_behind(launch: Launch, board: Board, task: int, job: JobState | None) -> TaskState:
     """A task of a job that is over and said nothing of it: its own word, if it had one."""
     if board.is_locked(task):
@@ -222,7 +243,7 @@ def _left_behind(launch: Launch, board: Board, task: int, job: JobState | None) 
         return TaskState("running")
     end = launch.end_of(task)
     if end is not None:
-        return TaskState("failed", end.why) if end.exit_code else TaskState("ended")
+        return _shown(TaskState("failed", end.why)) if end.exit_code else TaskState("ended")
     if job is None:
         return TaskState("failed", "its Ray cluster has no such job, or has ended.")
     return TaskState("failed", f"its job on the Ray cluster {job.status.lower()}: {job.message}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -12,6 +13,9 @@ from surge_sweeps.launch.plan import Resources
 GIB = 1024**3
 #: Ray counts resources in ten-thousandths.
 _SMALLEST_SHARE = 1e-4
+_TOKEN_HINT = (
+    "Give it as http://HEAD:8265, and set RAY_AUTH_TOKEN_PATH to a file that holds the cluster's token."
+)
 #: What Ray calls a resource -> what we call it.
 _NAMES = {"CPU": "cores", "GPU": "GPUs", "memory": "GiB of memory"}
 
@@ -63,18 +67,20 @@ def check_address(address: str) -> None:
     surge_sweeps.errors.SurgeError: 'ray://head:10001' is not the address of a Ray dashboard. Give it as ...
     """
     hint = "Give it as http://HEAD:8265, with the name of the cluster's head node."
+    # By the text itself: an address that cannot be read may hold one too.
+    if "@" in address:
+        raise SurgeError("the address of the Ray cluster holds a user or a password.", _TOKEN_HINT)
+    plain = re.split(r"[?#]", address)[0]
+    if plain != address:
+        raise SurgeError(
+            f"the address of the Ray cluster goes on after {plain!r}, with what may be a token.", _TOKEN_HINT
+        )
     try:
         parts = urlsplit(address)
-        has_login = bool(parts.username or parts.password)
         is_plain = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
     except ValueError:
-        has_login, is_plain = False, False
-    if has_login:
-        raise SurgeError(
-            "the address of the Ray cluster holds a password.",
-            "Leave it away, and set RAY_AUTH_TOKEN_PATH to a file that holds the cluster's token.",
-        )
-    if not is_plain or parts.query or parts.fragment:
+        is_plain = False
+    if not is_plain or not address.isprintable() or " " in address:
         raise SurgeError(f"{address!r} is not the address of a Ray dashboard.", hint)
 
 

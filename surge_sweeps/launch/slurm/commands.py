@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 
 from surge_sweeps.errors import SurgeError
+from surge_sweeps.launch.one_line import one_line
+from surge_sweeps.launch.programs import TETHER
 
 #: A controller that is busy may let its clients wait for a minute.
 TIMEOUT_SECONDS = 180
 #: Kept from the environment of a job: where the cluster is.
 _CLUSTER = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT")
+#: Not passed on: to ask another cluster than the jobs are on, or to wait for their end; and what a user wants to see or
+#: end by default, which would hide jobs of a launch from us.
+_NOT_OURS = ("SBATCH_CLUSTERS", "SBATCH_WAIT", "SLURM_CLUSTERS")
+_DEFAULTS = ("SQUEUE_", "SCANCEL_", "SACCT_", "SCONTROL_")
 _SPEAKER = re.compile(r"^(sbatch|squeue|scancel|scontrol|sacct|sinfo|slurm_\w+)( error)?: (error: |fatal: )?")
 _NODES = "Ask for less: sinfo -o '%P %D %c %m %G' lists the nodes' cores, memory and GPUs."
 _HINTS: Mapping[str, str] = {
@@ -32,16 +39,21 @@ class SlurmRefusedError(SurgeError):
     """A program of SLURM ended with an error."""
 
 
-def call(command: Sequence[str]) -> str:
+def call(command: Sequence[str], *, tied: bool = False) -> str:
     """Run a program of SLURM; returns what it prints.
+
+    Args:
+        tied: it ends with this process, also where that is killed.
 
     Raises:
         SlurmRefusedError: it fails. SurgeError: it is not installed, or the controller does not answer.
     """
     program = command[0]
+    path = shutil.which(program) if tied else None
     try:
         done = subprocess.run(
-            command,
+            # One that is not there is told below.
+            command if path is None else [*TETHER, str(os.getpid()), path, *command[1:]],
             env=_environment(),
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -73,7 +85,7 @@ def spoken(text: str) -> str:
     >>> spoken("sbatch: error: invalid partition specified: x\\nsbatch: error: Batch job submission failed\\n")
     'invalid partition specified: x; Batch job submission failed'
     """
-    lines = (_SPEAKER.sub("", line.strip()).rstrip(".") for line in text.splitlines())
+    lines = (_SPEAKER.sub("", one_line(line)).rstrip(".") for line in text.splitlines())
     return "; ".join(dict.fromkeys(line for line in lines if line and not line.startswith('Try "')))
 
 
@@ -88,10 +100,11 @@ def _hint(said: str) -> str:
 
 
 def _environment() -> Mapping[str, str]:
-    """This process's environment, without what the job says of itself in which it runs."""
+    """This process's environment, without what the job says of itself in which it runs, and what is not ours."""
     inside = "SLURM_JOB_ID" in os.environ
     return {
         name: value
         for name, value in os.environ.items()
-        if not inside or not name.startswith("SLURM_") or name in _CLUSTER
+        if not (name in _NOT_OURS or name.startswith(_DEFAULTS))
+        and not (inside and name.startswith("SLURM_") and name not in _CLUSTER)
     }

@@ -11,6 +11,11 @@ shift 3
 
 is_cancelled() { [ -e "$launch/cancelled/all" ] || [ -e "$launch/cancelled/$task" ]; }
 
+# Noted as over, or given up by its user: a newer launch may have its trials.
+if [ -e "$launch/over" ]; then
+    echo "the launch is noted as over: task $task does not start, since a newer launch may have its trials" >&2
+    exit 1
+fi
 # Cancelled while it was on its way back to the queue.
 is_cancelled && exit 85
 

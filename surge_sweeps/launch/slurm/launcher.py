@@ -1,7 +1,8 @@
 """The SLURM engine: a launch is one job array, or a few, of one element a task.
 
-The name of its arrays is all that ties them to a launch, so what was submitted is found however the launching process
-ended. SLURM's queue tells which elements are at work, and their own words in the launch's folder how the others ended.
+The name of its arrays ties them to a launch, so what was submitted is found however the launching process ended; their
+cluster, user and job ids are written down too, so that no other cluster is asked. SLURM's queue tells which elements
+are at work, and their own words in the launch's folder how the others ended.
 """
 
 from __future__ import annotations
@@ -11,16 +12,19 @@ import re
 import time
 from collections.abc import Collection, Mapping
 from contextlib import suppress
+from dataclasses import replace
 
 from surge_sweeps.errors import SurgeError
 from surge_sweeps.files import write_text
 from surge_sweeps.launch.base import TaskState
+from surge_sweeps.launch.one_line import one_line
 from surge_sweeps.launch.plan import Launch, TaskEnd
 from surge_sweeps.launch.slurm.accounting import accounted
 from surge_sweeps.launch.slurm.commands import call, in_batches
 from surge_sweeps.launch.slurm.endings import why_it_failed
 from surge_sweeps.launch.slurm.options import SlurmOptions
 from surge_sweeps.launch.slurm.queue import Element, elements_of
+from surge_sweeps.launch.slurm.record import Record, cluster_name, job_id, record_of
 from surge_sweeps.launch.slurm.submission import (
     ARRAY_TASKS,
     CANCELLED_FOLDER,
@@ -33,8 +37,10 @@ from surge_sweeps.launch.slurm.submission import (
 #: How long what a node wrote to a shared folder may take to be seen here.
 FILE_DELAY_SECONDS = 60.0
 
+_CONFIGURATION = ("scontrol", "show", "config")
 _LARGEST_ARRAY = re.compile(r"^MaxArraySize\s*=\s*(\d+)", re.MULTILINE)
 _EVERY_TASK = "all"
+_WHY_CHARACTERS = 1000
 
 
 class SlurmLauncher:
@@ -57,6 +63,7 @@ class SlurmLauncher:
         self._words: dict[tuple[str, int], TaskEnd] = {}
         self._gone_since: dict[tuple[str, int], float] = {}
         self._accounted: dict[tuple[str, int], Element | None] = {}
+        self._cluster = ""
 
     @classmethod
     def of(cls, launch: Launch) -> SlurmLauncher:
@@ -85,12 +92,18 @@ class SlurmLauncher:
                 f"{str(folder)!r} cannot be written: {error.strerror or error}.",
                 "Launch from a folder that you may write to.",
             ) from error
-        arrays, after = cut_arrays(len(launch.plan.tasks), _largest_array()), None
+        configuration = call(_CONFIGURATION)
+        arrays, after = cut_arrays(len(launch.plan.tasks), _largest_array(configuration)), None
+        self._cluster = cluster_name(configuration)
+        record = Record(self._cluster, os.getuid())
+        # Before the first array: a kill from here on leaves a launch of which it is known where it was going.
+        record.write(launch)
         try:
             for array in arrays:
-                answer = call(sbatch_command(launch, self._options, array, after))
-                # With the name of the cluster behind it where there are several.
-                after = answer.strip().partition(";")[0] if self._options.at_most else None
+                job = job_id(call(sbatch_command(launch, self._options, array, after), tied=True))
+                record = replace(record, jobs={**record.jobs, job: array.first})
+                record.write(launch)
+                after = job if self._options.at_most else None
         except SurgeError:
             # Also where the controller took the job and its answer was lost.
             names = ",".join(job_name(launch.plan.launch_id, array.first) for array in arrays)
@@ -100,7 +113,7 @@ class SlurmLauncher:
 
     def status(self, launch: Launch) -> Mapping[int, TaskState]:
         """See `Launcher.status`."""
-        elements = elements_of(launch.plan.launch_id)
+        elements = self._elements(launch)
         states: dict[int, TaskState] = {}
         lost: list[int] = []
         for task in range(len(launch.plan.tasks)):
@@ -109,7 +122,7 @@ class SlurmLauncher:
                 states[task] = TaskState(element.state)
                 self._words.pop((launch.plan.launch_id, task), None)
             elif (word := self._word(launch, task)) is not None:
-                states[task] = TaskState("failed", word.why) if word.exit_code else TaskState("ended")
+                states[task] = _failed(word.why) if word.exit_code else TaskState("ended")
             elif element is not None and self._word_may_come(launch, task, element):
                 states[task] = TaskState("running")
             else:
@@ -118,12 +131,12 @@ class SlurmLauncher:
         for task in lost:
             known = elements.get(task) or accounts.get(task)
             why = why_it_failed(known, cancelled=_is_cancelled(launch, task))
-            states[task] = TaskState("failed", why)
+            states[task] = _failed(why)
         return dict(sorted(states.items()))
 
     def cancel(self, launch: Launch, tasks: Collection[int] | None = None) -> None:
         """See `Launcher.cancel`. SLURM sends TERM, and after its KillWait, 30 s by default, KILL."""
-        elements = elements_of(launch.plan.launch_id)
+        elements = self._elements(launch)
         alive = {
             task: element
             for task, element in elements.items()
@@ -146,6 +159,15 @@ class SlurmLauncher:
             return ""
         except OSError as error:
             raise SurgeError(f"{str(launch.log_file(task))!r} cannot be read: {error}.") from error
+
+    def _elements(self, launch: Launch) -> Mapping[int, Element]:
+        """Its elements that SLURM still knows; an error where it is not SLURM's to know them."""
+        record = record_of(launch)
+        if record is None:
+            return elements_of(launch.plan.launch_id, os.getuid(), {})
+        self._cluster = self._cluster or cluster_name(call(_CONFIGURATION))
+        record.check(self._cluster)
+        return elements_of(launch.plan.launch_id, record.user, record.jobs)
 
     def _word(self, launch: Launch, task: int) -> TaskEnd | None:
         """A task's last word; each file is read once."""
@@ -174,10 +196,14 @@ class SlurmLauncher:
         return {task: element for task, element in known.items() if element is not None}
 
 
-def _largest_array() -> int:
+def _failed(why: str) -> TaskState:
+    """The words are of files and programs: fit for a terminal only from here on."""
+    return TaskState("failed", one_line(why, _WHY_CHARACTERS))
+
+
+def _largest_array(configuration: str) -> int:
     """Elements that the cluster allows an array."""
-    answer = call(["scontrol", "show", "config"])
-    found = _LARGEST_ARRAY.search(answer)
+    found = _LARGEST_ARRAY.search(configuration)
     if found is None:
         return ARRAY_TASKS
     largest = int(found.group(1))

@@ -126,6 +126,11 @@ def _checked(option: str) -> str:
         option = f"{name}={value.strip()}"
     option = option.strip()
     name = option.partition("=")[0]
+    if option.startswith("-M") or (len(name) > 2 and "--clusters".startswith(name)):
+        raise SurgeError(
+            f"{option!r} is another cluster, which is not asked how the tasks stand: they would be run again.",
+            "Launch on a login node of that cluster, or let SLURM_CONF name its slurm.conf.",
+        )
     if len(name) < 3 or not option.startswith("--") or not option.isprintable():
         raise SurgeError(
             f"{option!r} is no option of sbatch.", "Write it as --name or --name=value, without '#SBATCH'."

@@ -1,11 +1,13 @@
 """The commands that hand a launch to SLURM, as argument lists: no shell and no template ever reads a value of them.
 
-The script that they submit, `element.sh`, is the same for every launch and takes what it needs as arguments. All
-options are on the command line, where they win over SBATCH_ variables.
+The script that they submit, `element.sh`, is the same for every launch and takes what it needs as arguments. What the
+launch relies on is on the command line, where it wins over SBATCH_ variables; those that would hand it to another
+cluster or wait for its end are not passed on (see `commands`); others, as SBATCH_PARTITION, count where it is silent.
 """
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
@@ -22,6 +24,7 @@ SCRIPT = Path(__file__).with_name("element.sh")
 ARRAY_TASKS = 1000
 #: Files of this folder of the launch, each named as a task, or `all`, keep a cancelled task from starting again.
 CANCELLED_FOLDER = "cancelled"
+_LAUNCH_NAME = re.compile(r"surge-[0-9]{8}-[0-9]{6}-[0-9a-f]{4}(-[0-9]+)?")
 _TETHER = Path(__file__).parent.with_name("tether.py")
 
 
@@ -65,6 +68,15 @@ def first_task(launch_id: str, name: str) -> int | None:
     if name == own:
         return 0
     return int(rest) if name != rest and rest.isascii() and rest.isdigit() else None
+
+
+def is_name_of_launch(name: str) -> bool:
+    """Whether SLURM calls the arrays of a launch so, of whichever.
+
+    >>> is_name_of_launch("surge-20261122-181500-1a2b-2000"), is_name_of_launch("surge-test")
+    (True, False)
+    """
+    return _LAUNCH_NAME.fullmatch(name) is not None
 
 
 def sbatch_command(

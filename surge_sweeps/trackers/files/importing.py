@@ -106,7 +106,8 @@ def import_runs(
     for sweep_id, runs in pending.items():
         sweep = read_sweep(RunsFolder(folder), sweep_id, result.problems)
         target.open_sweep(sweep_id, sweep.name, sweep.definition)
-        target.close_stale(sweep_id)
+        # Who is at work on other runs there is not known here.
+        target.close_stale(sweep_id, only_whole=True)
         for records in _chunks(runs, result.problems):
             progress(sum(result.imported.values()), total, sweep.name)
             target.write_runs(sweep_id, records)

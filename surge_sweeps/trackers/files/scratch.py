@@ -108,11 +108,20 @@ class Scratch:
         others = _read_wandb(self._wandb) if self._wandb.is_dir() else Logged()
         return Logged({**others.params, **ours.params}, {**others.points, **ours.points})
 
+    def files(self) -> list[Path]:
+        """Those that a program writes to while it logs; they may be gone."""
+        return [*self._store_files(), *self._wandb.glob("wandb/*/*.wandb")]
+
     def remove(self) -> None:
         """Remove it."""
-        for suffix in ("", "-journal", "-wal", "-shm"):
-            self._store.with_name(self._store.name + suffix).unlink(missing_ok=True)
+        for path in self._store_files():
+            path.unlink(missing_ok=True)
         shutil.rmtree(self._wandb, ignore_errors=True)
+
+    def _store_files(self) -> list[Path]:
+        return [
+            self._store.with_name(self._store.name + suffix) for suffix in ("", "-journal", "-wal", "-shm")
+        ]
 
     @property
     def _mlflow_run(self) -> str:

@@ -6,7 +6,6 @@ side by side, since no two write the same file.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
@@ -27,16 +26,15 @@ from surge_sweeps.trackers.files.layout import (
     put,
     unwritable,
 )
+from surge_sweeps.trackers.files.left_open import is_busy_run, left_open, read_if_whole
 from surge_sweeps.trackers.files.open_run import OpenRun, RunFileWriter, TakenOverError
 from surge_sweeps.trackers.files.record import FileRun
-from surge_sweeps.trackers.files.run_file import DamagedRunError, Points, WholeRun, read_whole, write_run
+from surge_sweeps.trackers.files.run_file import Points, WholeRun, write_run
 from surge_sweeps.trackers.files.scratch import Scratch
 from surge_sweeps.trackers.files.script import FilesScriptRun, with_logged
 
 #: A file in the making for so long is one that a killed process left behind.
 _LEFTOVER_S = 3600.0
-
-_log = logging.getLogger(__name__)
 
 
 class FilesTracker:
@@ -79,7 +77,7 @@ class FilesTracker:
         for file in self._list():
             if file.status is not None:
                 trial = file.trial_id
-                if trial is None and (whole := _read_if_whole(file.path)) is not None:
+                if trial is None and (whole := read_if_whole(file.path)) is not None:
                     trial = whole.run.trial_id
                 if trial is not None:
                     done.setdefault(trial, file.status)
@@ -91,20 +89,31 @@ class FilesTracker:
         results = [file for file in self._list() if file.status is not None]
         return next((file.status for file in results if file.run_id.rpartition("-")[0] == prefix), None)
 
-    def close_stale(self, sweep_id: str, in_flight: Collection[str] = ()) -> int:
+    def busy_trials(self, sweep_id: str, ended: Collection[str] = ()) -> Mapping[str, str]:
+        """See `Tracker.busy_trials`; what a program logs meanwhile is seen in its scratch."""
+        left = self._left_open(sweep_id)
+        return {run.trial_id: run.run_id for run in left if is_busy_run(self._folder, run, ended)}
+
+    def close_stale(
+        self,
+        sweep_id: str,
+        in_flight: Collection[str] = (),
+        ended: Collection[str] = (),
+        *,
+        only_whole: bool = False,
+    ) -> int:
         """Mark runs that an earlier, killed process left open as crashed; see `Tracker.close_stale`.
 
         What a program of the user's own had logged until then is kept with its run.
         """
         closed = 0
-        for file in self._list():
-            if file.status is not None or file.run_id in self._open or file.run_id in self._scripts:
+        for run in self._left_open(sweep_id):
+            if run.trial_id in in_flight or (only_whole and not run.is_whole):
                 continue
-            whole = _read_if_whole(file.path)
-            if whole is None or whole.run.sweep_id != sweep_id or whole.run.status is not None:
+            if is_busy_run(self._folder, run, ended):
                 continue
-            if whole.run.trial_id not in in_flight:
-                closed += self._close_one(whole)
+            whole = read_if_whole(self._folder.open_file(run.run_id))
+            closed += whole is not None and self._close_one(whole)
         self._remove_leftovers()
         return closed
 
@@ -182,6 +191,11 @@ class FilesTracker:
         self._folder.check()
         return self._folder.list_runs().runs
 
+    def _left_open(self, sweep_id: str) -> list[FileRun]:
+        """Of the runs that this tracker has not open itself."""
+        mine = {*self._open, *self._scripts}
+        return left_open((file for file in self._list() if file.run_id not in mine), sweep_id)
+
     def _new(
         self, run_id: str, sweep_id: str | None, trial_id: str, config: Mapping[str, Scalar], owner: str = ""
     ) -> FileRun:
@@ -213,12 +227,12 @@ class FilesTracker:
                 f"the trial {trial_id!r} has its result already, from this task.",
                 "Nothing is left to do for it; launch again to run what is missing.",
             )
-        return _read_if_whole(self._folder.open_file(run_id)) or run_id
+        return read_if_whole(self._folder.open_file(run_id)) or run_id
 
     def _waiting(self, trial_id: str) -> WholeRun | None:
         prefix = as_word(trial_id)
         files = [file for file in self._list() if file.run_id.rpartition("-")[0] == prefix]
-        found = [_read_if_whole(file.path) for file in files if file.status is None]
+        found = [read_if_whole(file.path) for file in files if file.status is None]
         waiting = [
             one
             for one in found
@@ -255,17 +269,6 @@ class FilesTracker:
                 continue
             except OSError as error:
                 raise unwritable(path, error) from error
-
-
-def _read_if_whole(path: Path) -> WholeRun | None:
-    """The run of a file; None where it is gone, as when it got its result meanwhile, or damaged, which is said."""
-    try:
-        return read_whole(path)
-    except FileNotFoundError:
-        return None
-    except DamagedRunError as error:
-        _log.warning("%s It counts as no run.", error.what)
-        return None
 
 
 def _again(run: FileRun) -> FileRun:

@@ -13,12 +13,13 @@ from functools import cached_property
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from surge_sweeps.curves import Status
+from surge_sweeps.curves import RESULT_STATUSES, Status
 from surge_sweeps.extras import require
+from surge_sweeps.trackers.base import RunRecord
 from surge_sweeps.trackers.mlflow.client import connect, search_all_runs, store_errors
 from surge_sweeps.trackers.mlflow.file import FileGuard, is_missing
 from surge_sweeps.trackers.mlflow.patience import keep_trying, wait_it_out
-from surge_sweeps.trackers.mlflow.record import TAG_CREATED, TAG_STATUS, mlflow_status
+from surge_sweeps.trackers.mlflow.record import TAG_CREATED, TAG_STATUS, axis_metrics, mlflow_status
 from surge_sweeps.trackers.mlflow.runs import unknown_experiment
 from surge_sweeps.trackers.mlflow.uri import sqlite_path
 
@@ -221,6 +222,18 @@ def make_points(step: int, values: Mapping[str, float], logged_ms: int) -> list[
     """Values logged at one step, as MLflow takes them; the time in ms since 1970."""
     metric = require("mlflow.entities", "mlflow").Metric
     return [metric(name, float(value), logged_ms, int(step)) for name, value in values.items()]
+
+
+def record_points(record: RunRecord, written_ms: int) -> list[Any]:
+    """The points of a whole run as MLflow takes them, its axes included; the time in ms since 1970."""
+    metric = require("mlflow.entities", "mlflow").Metric
+    points = [
+        metric(name, float(value), written_ms, int(step))
+        for name, series in record.metrics.items()
+        for step, value in series
+    ]
+    axes = axis_metrics(record.config) if record.status in RESULT_STATUSES else {}
+    return points + make_points(0, axes, written_ms)
 
 
 def now_ms() -> int:

@@ -7,15 +7,16 @@ other tasks are never touched, and of the sweep's parent nothing is written.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from surge_sweeps.curves import RESULT_STATUSES
 from surge_sweeps.errors import TrackerError
 from surge_sweeps.trackers.base import Scalar
+from surge_sweeps.trackers.busy import is_busy
 from surge_sweeps.trackers.mlflow.artifact import HistoryArtifacts
 from surge_sweeps.trackers.mlflow.client import quoted
-from surge_sweeps.trackers.mlflow.experiment import OpenExperiment
+from surge_sweeps.trackers.mlflow.experiment import OpenExperiment, now_ms
 from surge_sweeps.trackers.mlflow.record import (
     TAG_KIND,
     TAG_OWNER,
@@ -23,6 +24,7 @@ from surge_sweeps.trackers.mlflow.record import (
     TAG_PREEMPTED,
     TAG_STATUS,
     TAG_SWEEP_ID,
+    TAG_TAKEN_UP,
     TAG_TRIAL_ID,
     params_text,
 )
@@ -55,10 +57,31 @@ def owned_run(experiment: OpenExperiment, tags: Mapping[str, str], name: str) ->
     run = left[-1]
     if run.info.status != "RUNNING":
         experiment.set_running(run.info.run_id)
+    # Its times are those of the earlier process until it logs.
+    experiment.write_batch(run.info.run_id, [], {}, {TAG_TAKEN_UP: str(now_ms())})
     ended = [tag for tag in (TAG_PREEMPTED, TAG_STATUS) if tag in run.data.tags]
     if ended:
         experiment.remove_tags(run.info.run_id, ended)
     return run
+
+
+def is_busy_run(run: Any, ended: Collection[str]) -> bool:
+    """Whether a run without a status is to be taken for one that its task is at work on, or will go on with.
+
+    Args:
+        run: as MLflow's client lists it. ended: see `busy`.
+    """
+    tags = run.data.tags
+    # One that was cut off says that it has ended, though without a result.
+    if run.info.status != "RUNNING" and TAG_PREEMPTED not in tags:
+        return False
+    taken_up = tags.get(TAG_TAKEN_UP, "")
+    stamps = [run.info.start_time or 0, run.info.end_time or 0, int(taken_up) if taken_up.isdecimal() else 0]
+    return is_busy(
+        tags.get(TAG_OWNER, ""),
+        [*stamps, *(int(point.timestamp) for point in run.data._metric_objs or [])],
+        ended,
+    )
 
 
 def open_owned(

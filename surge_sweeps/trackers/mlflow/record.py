@@ -33,6 +33,8 @@ TAG_CLAIM = "surge.claim"
 TAG_WHOLE = "surge.whole"
 #: The one task of an engine that may go on with a run.
 TAG_OWNER = "surge.owner"
+#: When that task last went on with it, in milliseconds since 1970.
+TAG_TAKEN_UP = "surge.taken_up"
 
 #: Metrics of one point that a trial with a result has: axes, sorting and filters of MLflow's charts take metrics only.
 AXIS_LR = "hp/log10_lr"

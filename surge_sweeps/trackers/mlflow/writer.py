@@ -15,18 +15,18 @@ from typing import Any, TypeVar
 
 from surge_sweeps.curves import RESULT_STATUSES, Status
 from surge_sweeps.errors import UnknownNameError
-from surge_sweeps.extras import require
 from surge_sweeps.trackers.base import ResumableRun, RunRecord, RunWriter, Scalar, ScriptRun
 from surge_sweeps.trackers.mlflow.artifact import HistoryArtifacts, RunHistory
 from surge_sweeps.trackers.mlflow.buffer import BufferedRun
 from surge_sweeps.trackers.mlflow.client import quoted
 from surge_sweeps.trackers.mlflow.database.sqlite import open_sqlite
 from surge_sweeps.trackers.mlflow.database.tables import DatabaseStore
-from surge_sweeps.trackers.mlflow.experiment import OpenExperiment, make_points, now_ms
+from surge_sweeps.trackers.mlflow.experiment import OpenExperiment, now_ms, record_points
 from surge_sweeps.trackers.mlflow.file import is_missing
-from surge_sweeps.trackers.mlflow.owned import not_launched, open_owned, owned_run, trial_tags
+from surge_sweeps.trackers.mlflow.owned import is_busy_run, not_launched, open_owned, owned_run, trial_tags
 from surge_sweeps.trackers.mlflow.record import (
     TAG_KIND,
+    TAG_OWNER,
     TAG_STATUS,
     TAG_SWEEP_ID,
     TAG_SWEEP_NAME,
@@ -110,16 +110,31 @@ class MlflowTracker:
         statuses = (as_status(run.data.tags.get(TAG_STATUS)) for run in found)
         return next((status for status in statuses if status in RESULT_STATUSES), None)
 
-    def close_stale(self, sweep_id: str, in_flight: Collection[str] = ()) -> int:
-        """Mark the trials that a killed process left open, or that made room, as crashed; return how many."""
+    def busy_trials(self, sweep_id: str, ended: Collection[str] = ()) -> Mapping[str, str]:
+        """See `Tracker.busy_trials`; makes no store."""
+        path = sqlite_path(self._uri)
+        if (path is not None and is_missing(path)) or self._experiment.is_missing():
+            return {}
+        return {
+            run.data.tags[TAG_TRIAL_ID]: str(run.info.run_id)
+            for run in self._trials(sweep_id, f" AND tags.`{TAG_OWNER}` != ''")
+            if TAG_STATUS not in run.data.tags and is_busy_run(run, ended)
+        }
+
+    def close_stale(
+        self,
+        sweep_id: str,
+        in_flight: Collection[str] = (),
+        ended: Collection[str] = (),
+        *,
+        only_whole: bool = False,
+    ) -> int:
+        """Mark the trials that a killed process left open, or that made room, as crashed; see `Tracker.close_stale`."""
         closed = 0
-        which = f"tags.`{TAG_KIND}` = 'trial' AND tags.`{TAG_SWEEP_ID}` = {quoted(sweep_id)}"
-        for run in self._experiment.search(which):
+        for run in self._trials(sweep_id, f" AND tags.`{TAG_WHOLE}` = 'yes'" if only_whole else ""):
             run_id, status = run.info.run_id, run.data.tags.get(TAG_STATUS)
-            if TAG_TRIAL_ID not in run.data.tags or run_id in self._open or run_id in self._scripts:
-                continue
             if status is None:
-                if run.data.tags[TAG_TRIAL_ID] in in_flight:
+                if run.data.tags[TAG_TRIAL_ID] in in_flight or is_busy_run(run, ended):
                     continue
                 self._experiment.write_batch(run_id, [], {}, {TAG_STATUS: "crashed"})
                 closed += 1
@@ -217,6 +232,13 @@ class MlflowTracker:
             self._experiment.end_run(parent, "FINISHED")
         self._running.clear()
 
+    def _trials(self, sweep_id: str, more: str = "") -> list[Any]:
+        """The runs of a sweep's trials that this tracker has not open itself. more: end of the query."""
+        which = f"tags.`{TAG_KIND}` = 'trial' AND tags.`{TAG_SWEEP_ID}` = {quoted(sweep_id)}{more}"
+        mine = {*self._open, *self._scripts}
+        found = self._experiment.search(which)
+        return [run for run in found if TAG_TRIAL_ID in run.data.tags and run.info.run_id not in mine]
+
     def _read_file(self, path: Path, read: Callable[[DatabaseStore, int], _T]) -> _T | None:
         """What a reader of the database finds in the experiment; None where it was not made yet."""
         self._experiment.check_file()
@@ -232,7 +254,7 @@ class MlflowTracker:
     def _write(self, sweep_id: str, record: RunRecord, start_ms: int) -> None:
         run = self._create_trial(sweep_id, record.trial_id, record.config, start_ms, {TAG_WHOLE: "yes"})
         run_id = str(run.info.run_id)
-        points = _record_points(record, now_ms())
+        points = record_points(record, now_ms())
         tags = summary_tags(record.summary)
         if record.status in RESULT_STATUSES and self._experiment.is_server:
             history = RunHistory()
@@ -275,14 +297,3 @@ class MlflowTracker:
 
     def _ended(self, run_id: str) -> None:
         self._open.pop(run_id, None)
-
-
-def _record_points(record: RunRecord, written_ms: int) -> list[Any]:
-    metric = require("mlflow.entities", "mlflow").Metric
-    points = [
-        metric(name, float(value), written_ms, int(step))
-        for name, series in record.metrics.items()
-        for step, value in series
-    ]
-    axes = axis_metrics(record.config) if record.status in RESULT_STATUSES else {}
-    return points + make_points(0, axes, written_ms)

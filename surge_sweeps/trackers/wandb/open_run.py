@@ -154,6 +154,22 @@ def close_run(run: Any, exit_code: int) -> None:
             raise not_taken([run_folder(run)]) from error
 
 
+def check_config(run: Any, values: Mapping[str, Scalar]) -> None:
+    """See that a run that was begun elsewhere has no other values than these; else it is closed.
+
+    Raises:
+        TrackerError: it has.
+    """
+    differing = [name for name, value in values.items() if run.config.get(name, value) != value]
+    if differing:
+        name = differing[0]
+        close_run(run, 1)
+        raise TrackerError(
+            f"the W&B run {run.id!r} has {name}={run.config[name]!r}, and this trial has {values[name]!r}.",
+            "Let the sweep alone set it; a WANDB_RUN_ID goes with one trial.",
+        )
+
+
 def run_folder(run: Any) -> Path:
     """The folder in which the client keeps every record of a run."""
     return Path(run.dir).parent

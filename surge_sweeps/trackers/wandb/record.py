@@ -17,9 +17,10 @@ from surge_sweeps.trackers.base import EVAL_LOSS, EXAMPLES, TOKENS, TRAIN_LOSS, 
 #: Summary keys. The status is written last: a run without it was cut off.
 STATUS = "surge/status"
 SUMMARY = "surge/"
-#: Whether the run was written when its trial had ended: its times are those of the writing.
+#: Whether the run was written when its trial had ended: its times are those of the writing. There from its beginning.
 WHOLE = "whole"
-
+#: The one task of an engine that may go on with the run. There from its beginning.
+OWNER = "surge/owner"
 #: Job types: what a run is for.
 JOB_TYPE_TRIAL = "train"
 JOB_TYPE_REPORT = "surge-report"

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
 import tenacity
 
 from surge_sweeps.errors import TrackerError
+from surge_sweeps.trackers.busy import is_busy
 from surge_sweeps.trackers.stored_runs import StoredRun
-from surge_sweeps.trackers.wandb.client import WandbProject
+from surge_sweeps.trackers.wandb.client import WandbProject, wandb_errors
 from surge_sweeps.trackers.wandb.offline.file import read_offline_file
 from surge_sweeps.trackers.wandb.offline.find import find_files
 from surge_sweeps.trackers.wandb.offline.run import OfflineFile
 from surge_sweeps.trackers.wandb.offline.runs import OfflineRuns, merge
+from surge_sweeps.trackers.wandb.record import STATUS
 from surge_sweeps.trackers.wandb.runs import stored_runs
 
 #: Seconds that the client may take to finish the file of a run that was closed.
@@ -41,6 +43,33 @@ def recorded_offline(folder: Path, project: WandbProject) -> list[StoredRun]:
         if file.project == project.project and file.entity in ("", project.entity) and file.run_id
     ]
     return OfflineRuns(merge(ours, [])).stored()
+
+
+def left_open(runs: Iterable[StoredRun], sweep_id: str) -> list[StoredRun]:
+    """The runs of a sweep without a status of this tool's."""
+    return [run for run in runs if run.params.get("sweep_id") == sweep_id and run.recorded is None]
+
+
+def is_busy_run(run: StoredRun, ended: Collection[str]) -> bool:
+    """Whether a run without a status is to be taken for one that its task is at work on, or will go on with.
+
+    Args:
+        run: with its last heartbeat as the time of its points. ended: see `busy`.
+    """
+    stamps = [run.start_ms or 0, *(point.timestamp_ms for point in run.metrics.values())]
+    return run.ended == "running" and is_busy(run.owner, stamps, ended)
+
+
+def mark_crashed(api: Any, path: str) -> None:
+    """Write that the process of a run (entity/project/run) was killed.
+
+    Raises:
+        TrackerError: the server is away or refuses.
+    """
+    with wandb_errors("written"):
+        run = api.run(path)
+        run.summary[STATUS] = "crashed"
+        run.summary.update()
 
 
 def confirm_offline(folders: Iterable[Path]) -> None:

@@ -24,7 +24,7 @@ from surge_sweeps.trackers.stored_runs import LatestPoint, StoredRun
 from surge_sweeps.trackers.wandb.client import WandbProject, read_again
 from surge_sweeps.trackers.wandb.endings import FAILED, GOING_ON, ended_status, recorded_status
 from surge_sweeps.trackers.wandb.offline.run import as_text, flatten, number
-from surge_sweeps.trackers.wandb.record import JOB_TYPE_REPORT, STATUS, SUMMARY, WHOLE
+from surge_sweeps.trackers.wandb.record import JOB_TYPE_REPORT, OWNER, STATUS, SUMMARY, WHOLE
 from surge_sweeps.trackers.wandb.sweep_trials import SweepTrials
 
 #: Runs a request; a server that does not manage so many in time is asked for fewer.
@@ -180,6 +180,8 @@ def _convert(run: Any, heartbeat_s: float, sweeps: SweepTrials) -> tuple[StoredR
         params=_params(run, config, summary, sweeps),
         metrics=metrics,
         failed=run.state == FAILED,
+        owner=_text(summary.get(OWNER)) or "",
+        is_whole=summary.get(SUMMARY + WHOLE) is True,
     )
     for part in (config, summary, run.rawconfig, run.system_metrics, keys):
         part.clear()

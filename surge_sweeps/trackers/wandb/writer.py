@@ -23,12 +23,11 @@ from surge_sweeps.trackers.wandb.client import (
     WandbProject,
     connect,
     parse_project,
-    wandb_errors,
     with_entity,
 )
 from surge_sweeps.trackers.wandb.open_run import (
     RunLabels,
-    close_run,
+    check_config,
     confirm,
     is_given_run,
     is_offline,
@@ -40,7 +39,8 @@ from surge_sweeps.trackers.wandb.open_run import (
 )
 from surge_sweeps.trackers.wandb.record import (
     JOB_TYPE_TRIAL,
-    STATUS,
+    OWNER,
+    SUMMARY,
     WHOLE,
     check_record,
     config_values,
@@ -49,7 +49,14 @@ from surge_sweeps.trackers.wandb.record import (
     history_rows,
     tags,
 )
-from surge_sweeps.trackers.wandb.recorded import confirm_offline, recorded_offline, recorded_online
+from surge_sweeps.trackers.wandb.recorded import (
+    confirm_offline,
+    is_busy_run,
+    left_open,
+    mark_crashed,
+    recorded_offline,
+    recorded_online,
+)
 from surge_sweeps.trackers.wandb.run import GivenRun, WandbRun
 from surge_sweeps.trackers.wandb.script import WandbScriptRun
 
@@ -94,23 +101,34 @@ class WandbTracker:
         """How a trial ended, if it has a result. A run may name no trial, so all are listed, 500 a request."""
         return self.done_trials().get(trial_id)
 
-    def close_stale(self, sweep_id: str, in_flight: Collection[str] = ()) -> int:
+    def busy_trials(self, sweep_id: str, ended: Collection[str] = ()) -> Mapping[str, str]:
+        """See `Tracker.busy_trials`; a run's last heartbeat tells. Offline nobody sees the runs of others."""
+        return {
+            run.params["trial_id"]: run.run
+            for run in ([] if is_offline() else self._left_open(sweep_id))
+            if "trial_id" in run.params and is_busy_run(run, ended)
+        }
+
+    def close_stale(
+        self,
+        sweep_id: str,
+        in_flight: Collection[str] = (),
+        ended: Collection[str] = (),
+        *,
+        only_whole: bool = False,
+    ) -> int:
         """Mark the trials that a killed process left open as crashed; return how many. Offline files stay."""
         if is_offline():
             return 0
         stale = [
             run.run
-            for run in self._stored()
-            if run.params.get("sweep_id") == sweep_id
-            and run.recorded is None
-            and run.run not in self._open
-            and run.params.get("trial_id") not in in_flight
+            for run in self._left_open(sweep_id)
+            if run.params.get("trial_id") not in in_flight
+            and (run.is_whole or not only_whole)
+            and not is_busy_run(run, ended)
         ]
         for run_id in stale:
-            with wandb_errors("written"):
-                run = self._api.run(f"{self._project.path}/{run_id}")
-                run.summary[STATUS] = "crashed"
-                run.summary.update()
+            mark_crashed(self._api, f"{self._project.path}/{run_id}")
         return len(stale)
 
     def start_run(self, sweep_id: str | None, trial_id: str, config: Mapping[str, Scalar]) -> RunWriter:
@@ -118,7 +136,7 @@ class WandbTracker:
         given = sweep_id is None and is_given_run()
         with process_left_alone():
             run = self._open_given(trial_id, config) if given else self._open_new(sweep_id, trial_id, config)
-        return self._left_open((GivenRun if given else WandbRun)(run, self._ended), run)
+        return self._keep((GivenRun if given else WandbRun)(run, self._ended), run)
 
     def resume_run(
         self, sweep_id: str, trial_id: str, config: Mapping[str, Scalar], owner: str
@@ -137,9 +155,10 @@ class WandbTracker:
             run = open_run(self._project, labels, {}, run_id=run_id, resume=True)
             # What the task's earlier process was called with stays, were it another split of the batch.
             run.config.update({name: value for name, value in values.items() if name not in run.config})
+            run.summary.update({OWNER: owner})
             define_metrics(run)
         writer = GivenRun(run, self._ended)
-        self._left_open(writer, run)
+        self._keep(writer, run)
         return writer
 
     def start_script(
@@ -207,7 +226,11 @@ class WandbTracker:
             return recorded_offline(Path(session.settings().wandb_dir), self._named)
         return recorded_online(self._api, self._project)
 
-    def _left_open(self, writer: WandbRun, run: Any) -> WandbRun:
+    def _left_open(self, sweep_id: str) -> list[StoredRun]:
+        """Of the runs that this tracker has not open itself."""
+        return [run for run in left_open(self._stored(), sweep_id) if run.run not in self._open]
+
+    def _keep(self, writer: WandbRun, run: Any) -> WandbRun:
         self._open[run.id] = writer
         # A process that leaves without finishing it must not end it as if all were well, as W&B's client would.
         atexit.register(writer.cut_off)
@@ -226,12 +249,15 @@ class WandbTracker:
         return RunLabels(run_name(config, trial_id), group_name(config), JOB_TYPE_TRIAL, marks)
 
     def _open_new(
-        self, sweep_id: str | None, trial_id: str, config: Mapping[str, Scalar], *, is_opened: bool = True
+        self, sweep_id: str | None, trial_id: str, config: Mapping[str, Scalar], *, is_whole: bool = False
     ) -> Any:
+        """is_whole: the trial has ended; that it was begun here is not asked, as a task writes those of a pack."""
         values = config_values(config, trial_id, sweep_id)
-        labels = self._labels(sweep_id, trial_id, config, is_opened=is_opened)
+        labels = self._labels(sweep_id, trial_id, config, is_opened=not is_whole)
         self._check_new()
         run = open_run(self._project, labels, values, run_id=new_run_id())
+        if is_whole:
+            run.summary.update({SUMMARY + WHOLE: True})
         define_metrics(run)
         return run
 
@@ -242,21 +268,14 @@ class WandbTracker:
         labels = self._labels(None, trial_id, config)
         self._check_server()
         run = open_run(self._project, labels, {}, run_id=None)
-        differing = [name for name, value in values.items() if run.config.get(name, value) != value]
-        if differing:
-            name = differing[0]
-            close_run(run, 1)
-            raise TrackerError(
-                f"the W&B run {run.id!r} has {name}={run.config[name]!r}, and this trial has {values[name]!r}.",
-                "Let the sweep alone set it; a WANDB_RUN_ID goes with one trial.",
-            )
+        check_config(run, values)
         run.config.update({name: value for name, value in values.items() if name not in run.config})
         define_metrics(run)
         return run
 
     def _write(self, sweep_id: str, record: RunRecord) -> tuple[str, Path]:
         """Write one run; its id and its folder."""
-        run = self._open_new(sweep_id, record.trial_id, record.config, is_opened=False)
+        run = self._open_new(sweep_id, record.trial_id, record.config, is_whole=True)
         writer = WandbRun(run, lambda *_: None)
         try:
             for step, values in history_rows(record.metrics):
