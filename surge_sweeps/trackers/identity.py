@@ -23,8 +23,8 @@ def store_id(tracker: str, project: str, uri: str | None = None) -> str:
 
     >>> store_id("mlflow", "x", "http://me:secret@Team:5000/") == store_id("mlflow", "y", "http://team:5000")
     True
-    >>> store_id("files", "runs") == store_id("files", "./runs/../runs"), store_id("files", "other") == store_id("files", "runs")
-    (True, False)
+    >>> [store_id("files", "runs") == store_id("files", name) for name in ("./x/../runs", "other")]
+    [True, False]
     """
     if tracker == "files":
         return _id(str(Path(project).resolve()))

@@ -7,10 +7,11 @@ never guessed between.
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from surge_sweeps.errors import SurgeError, UnknownNameError
+from surge_sweeps.errors import SurgeError, TrackerError, UnknownNameError
 from surge_sweeps.trackers.files.layout import is_runs_folder
 from surge_sweeps.trackers.tables.file import SUFFIXES, is_table, project_name
 
@@ -110,12 +111,30 @@ def _is_offline(project: str) -> bool:
 def _a_folder_or_an_experiment(project: str) -> Place:
     """A folder of runs, unless its name may as well be meant for an experiment."""
     mlflow = "" if Path(project).is_absolute() or project.startswith(".") else _mlflow_reason()
-    if mlflow:
+    if mlflow and _may_be_experiment(project):
         raise SurgeError(
             f"{project!r} could be the folder of runs of that name or an MLflow experiment ({mlflow}).",
-            f"Say which: --tracker files (or ./{project}) or --tracker mlflow.",
+            f"Say which: --tracker files (or {shlex.quote(f'./{project}')}) or --tracker mlflow.",
         )
     return Place("files")
+
+
+def _may_be_experiment(project: str) -> bool:
+    """Whether the configured MLflow store may hold an experiment of that name; only a file is looked into."""
+    from surge_sweeps.trackers.mlflow.database.sqlite import open_sqlite
+    from surge_sweeps.trackers.mlflow.uri import resolve_uri, sqlite_path
+
+    path = sqlite_path(resolve_uri(None))
+    if path is None:
+        return True
+    try:
+        with open_sqlite(path) as store:
+            store.experiment_id(project)
+    except UnknownNameError:
+        return False
+    except TrackerError:  # one that cannot be read may hold anything
+        return True
+    return True
 
 
 def _by_what_is_configured(project: str) -> Place:

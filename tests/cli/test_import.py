@@ -21,7 +21,7 @@ from wandb_server import WandbServer
 
 from surge_sweeps.cli.import_ import import_
 from surge_sweeps.errors import SurgeError, TrackerError, UnknownNameError
-from surge_sweeps.trackers import collect
+from surge_sweeps.trackers import collect, open_tracker
 from surge_sweeps.trackers.base import RunRecord
 from surge_sweeps.trackers.files.record import FileRun
 from surge_sweeps.trackers.files.run_file import Points, write_run
@@ -129,6 +129,24 @@ def test_killed_again_and_again_it_doubles_nothing(folder: Path, uri: str, run_i
     assert set(results.values()) == {1}
     assert not [run for run in runs if run.status == "running"]
     assert len(collect("imported", uri=uri).runs) == 60
+
+
+@pytest.mark.parametrize("owner", ["", "launch/1"])
+def test_who_is_at_work_in_the_target_is_left_alone(
+    folder: Path, uri: str, run_import: Import, owner: str
+) -> None:
+    target = open_tracker("mlflow", "nodes", uri)
+    target.open_sweep("s1", "study", {"name": "study", "method": "grid"})
+    config = {"lr": 7.0, "batch_size": 8}
+    run = (
+        target.resume_run("s1", "alive", config, owner) if owner else target.start_run("s1", "alive", config)
+    )
+    for _ in range(2):
+        run_import(folder, "--tracker=mlflow", f"--uri={uri}")
+        (found,) = [run for run in MlflowReader(uri).runs("nodes") if run.params["trial_id"] == "alive"]
+        assert (found.recorded, found.status) == (None, "running")
+    run.finish("finished")
+    target.close()
 
 
 def test_into_a_server(folder: Path, shared_server: MlflowServer, run_import: Import) -> None:

@@ -104,6 +104,17 @@ def test_settings_of_a_file_and_of_the_command_line(folder: Path) -> None:
     assert "--account=me" in done.stdout
 
 
+def test_a_refused_launch_leaves_nothing_behind(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Whether SLURM is not installed here or finds no cluster.
+    monkeypatch.setenv("SLURM_CONF", str(folder / "none.conf"))
+    assert is_told(sweep_command(folder, "launch", "small.yaml", "--on=slurm"), "SLURM")
+    assert "No launch was made" in sweep_command(folder, "launches").stdout
+    replace(DIGITS, lr=(0.01,)).write(folder / "small.yaml")
+    done = sweep_command(folder, "launch", "small.yaml")
+    assert "1 trial: 1 finished" in done.stdout
+    assert "changed" not in done.stderr
+
+
 def test_agents_are_for_this_machine(folder: Path) -> None:
     done = sweep_command(folder, "launch", "small.yaml", "--on=slurm", "--agents=2")
     assert done.returncode == 2

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 import wandb
+from mlflow import MlflowClient
 
 from surge_sweeps.errors import SurgeError, UnknownNameError
 from surge_sweeps.trackers import collect
@@ -88,11 +90,26 @@ def test_a_folder_of_runs_is_found_by_what_lies_in_it(monkeypatch: pytest.Monkey
     Path("mlflow.db").touch()
     with pytest.raises(SurgeError, match=r"--tracker files \(or ./digits\) or --tracker mlflow"):
         locate("digits")
+    FilesTracker("my runs").open_sweep("s1", "digits", {})
+    with pytest.raises(SurgeError, match=r"or './my runs'\)"):
+        locate("my runs")
     assert locate("./digits").kind == locate(str(Path("digits").absolute())).kind == "files"
     assert locate("digits", "mlflow").kind == "mlflow"
     assert locate("digits", "files").kind == locate("later", "files").kind == "files"
     with pytest.raises(SurgeError, match="--project names the folder"):
         locate("digits", "files", "sqlite:///mlflow.db")
+
+
+def test_a_folder_of_runs_is_taken_where_the_store_has_no_such_experiment(
+    empty_store: Path, tmp_path: Path
+) -> None:
+    shutil.copy(empty_store, "mlflow.db")
+    for name in ("digits", "both"):
+        FilesTracker(name).open_sweep("s1", "digits", {})
+    MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}").create_experiment("both")
+    assert locate("digits") == ("files", "")
+    with pytest.raises(SurgeError, match="could be the folder of runs of that name or an MLflow experiment"):
+        locate("both")
 
 
 def test_what_contradicts_is_told() -> None:

@@ -93,13 +93,52 @@ def test_a_task_on_a_node_without_a_network_goes_on_in_its_run(
     with monkeypatch.context() as patched:
         patched.setattr(StopRequest, "requested", asked, raising=False)
         assert main([*task, "--owner=launch/0", "--project=parted"]) == 143
-    assert Path(".surge/checkpoints/t.pt").exists()
-    assert main([*task, "--owner=launch/0", "--project=parted"]) == 0
+    (state,) = Path(".surge/checkpoints").iterdir()
+    assert state.name.startswith("t-")
+    assert main([*task, "--owner=launch/0", "--project=./x/../parted"]) == 0
     assert "starting over" not in capsys.readouterr().err
     whole, parted = (collect(folder, tracker="files") for folder in ("whole", "parted"))
     assert parted.runs["status"].tolist() == ["finished"]
     assert parted.points.drop(columns="run").equals(whole.points.drop(columns="run"))
-    assert not Path(".surge/checkpoints/t.pt").exists()
+    assert not state.exists()
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "goes_on"),
+    [
+        (["--project=one"], ["--project=other"], False),
+        (["--project=one", "--micro-batch-size=1"], ["--project=one"], False),
+        (["--project=one", "--micro-batch-size=2"], ["--project=one", "--micro-batch-size=2"], True),
+    ],
+)
+def test_only_a_task_that_wants_the_same_takes_up_a_state(
+    first: list[str], then: list[str], goes_on: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next launch of a trial goes on with what the last one left, with the same bits; another one does not."""
+    task = [
+        "--lr=0.01",
+        "--batch_size=8",
+        "--max_steps=60",
+        "--tracker=files",
+        "--sweep-id=s",
+        "--trial-id=t",
+    ]
+    looks = iter(range(1000))
+    with monkeypatch.context() as patched:
+        asked = property(lambda _: next(looks) > 30, lambda _, value: None)
+        patched.setattr(StopRequest, "requested", asked, raising=False)
+        assert main([*task, "--owner=first/0", *first]) == 143
+    (state,) = Path(".surge/checkpoints").iterdir()
+    assert main([*task, "--owner=second/0", *then]) == 0
+    assert state.exists() != goes_on
+    assert main([*task, "--owner=third/0", *then[1:], "--project=undisturbed"]) == 0
+    found = [collect(folder, tracker="files") for folder in (then[0].partition("=")[2], "undisturbed")]
+    ended = [curves.runs[curves.runs["status"] == "finished"]["run"].item() for curves in found]
+    losses = [
+        curves.points[curves.points["run"] == run]["loss"].tolist()
+        for curves, run in zip(found, ended, strict=True)
+    ]
+    assert losses[0] == losses[1]
 
 
 def test_under_a_wandb_agent_the_tracker_can_still_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:

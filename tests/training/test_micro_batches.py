@@ -276,6 +276,21 @@ def test_a_run_that_was_halved_goes_on_so_with_the_same_bits(
     assert whole.summary == stopped.summary == {"micro_batch_size": 8, "accumulation": 4, "world_size": 1}
 
 
+def test_a_state_that_was_cut_otherwise_is_not_gone_on_with(tmp_path: Path) -> None:
+    config, path = TrialConfig(lr=0.002, batch_size=32, max_steps=75), tmp_path / "x.pt"
+    said: list[str] = []
+    stop, stopped = StopRequest(), KeptRun()
+    with pytest.raises(Preempted):
+        train_resumable(config, _StopAt(stopped, 60, stop), path, stop, setup=Setup(micro_batch_size=8))
+    run = KeptRun()
+    train_resumable(config, run.open(), path, StopRequest(), said.append)
+    (line,) = said
+    assert (
+        "is of a run with --micro-batch-size 8, and no --micro-batch-size is asked for: starting over" in line
+    )
+    assert run.summary == {"micro_batch_size": 32, "accumulation": 1, "world_size": 1}
+
+
 class _StopAt:
     """A run that is asked for room at a step."""
 

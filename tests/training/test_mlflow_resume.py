@@ -163,15 +163,18 @@ def test_a_killed_task_that_is_started_again_goes_on_from_its_last_state(
     store: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """SIGKILL of the real command; the engine starts the same task again."""
-    task, state = of_task("killed", "launch/3"), Path(".surge/checkpoints/a-trial.pt")
+    task, states = of_task("killed", "launch/3"), Path(".surge/checkpoints")
     command = [sys.executable, "-m", "surge_sweeps.training", *task, "--checkpoint-every-minutes=0.0005"]
     root = str(Path(__file__).parents[2])
     with subprocess.Popen(command, env={**os.environ, "PYTHONPATH": root}) as process:
         deadline = time.monotonic() + 120
-        while not state.exists() and time.monotonic() < deadline and process.poll() is None:
+        while (
+            not list(states.glob("a-trial-*.pt")) and time.monotonic() < deadline and process.poll() is None
+        ):
             time.sleep(0.01)
         process.kill()
     assert process.returncode == -signal.SIGKILL
+    (state,) = states.glob("a-trial-*.pt")
     saved = torch.load(state, weights_only=True)["step"]
     assert 0 < saved < 1500
     capsys.readouterr()

@@ -37,7 +37,7 @@ PARAMETERS: dict[str, str | float] = {
     "model": "narrow",
 }
 TRAINER = str(Path(__file__).with_name("narrow_trainer.py"))
-STATE = Path(".surge/checkpoints") / f"{trial_id(PARAMETERS)}.pt"
+STATES = Path(".surge/checkpoints")
 #: Three processes that import torch and one that imports MLflow, on a busy machine.
 PATIENCE_S = 300
 
@@ -53,6 +53,11 @@ def _store(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{database}")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+def the_state() -> Path:
+    (found,) = STATES.glob(f"{trial_id(PARAMETERS)}-*.pt")
+    return found
 
 
 def of_task(project: str, parameters: Mapping[str, str | float] = PARAMETERS) -> list[str]:
@@ -124,13 +129,13 @@ def test_two_processes_train_as_one_does_and_go_on_with_the_same_bits() -> None:
         assert stopped.returncode == 1  # torchrun's word, whatever its processes'
         assert stopped.stderr.count("the run made room") == 1, stopped.stderr
         assert "lost the others" not in stopped.stderr
-        steps.append(torch.load(STATE, weights_only=True)["step"])
+        steps.append(torch.load(the_state(), weights_only=True)["step"])
         assert collect("parted").runs["status"].tolist() == ["crashed"]
     assert 10 < steps[0] < 20 < steps[1] < 40  # the first passes of each start are none of a step
     again = run(parted)
     assert again.returncode == 0, again.stderr
     pd.testing.assert_frame_equal(finished("parted")[0], together)
-    assert not STATE.exists()
+    assert not list(STATES.iterdir())
 
 
 def test_a_killed_process_takes_the_other_along_and_the_run_goes_on_in_one() -> None:
@@ -138,7 +143,7 @@ def test_a_killed_process_takes_the_other_along_and_the_run_goes_on_in_one() -> 
     killed = run([*task, "--checkpoint-every-minutes=1e-9"], "kill", rank=0, at=40)
     assert killed.returncode == 1
     assert "SIGKILL" in killed.stderr
-    assert 30 < torch.load(STATE, weights_only=True)["step"] < 40
+    assert 30 < torch.load(the_state(), weights_only=True)["step"] < 40
     with pytest.MonkeyPatch.context() as patched:
         patched.setitem(digits_module.MODELS, "narrow", digits_module.MODELS["mlp"])
         assert main(task) == 0

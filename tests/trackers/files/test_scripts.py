@@ -93,7 +93,7 @@ def test_a_program_at_work_is_seen_and_one_that_is_killed_leaves_what_it_logged(
     process.send_signal(signal.SIGKILL)
     process.wait()
     # The process that opened the run is killed with it: another launch finds it.
-    assert FilesTracker(folder).close_stale("s1") == 1
+    assert FilesTracker(folder).close_stale("s1", ended={"launch"}) == 1
     (path,) = (folder / "runs").iterdir()
     assert [step for step, _ in losses(path)][:21] == list(range(21))
     assert stored_runs(folder)[0].status == "crashed"

@@ -13,6 +13,7 @@ import yaml
 
 from surge_sweeps.errors import TrackerError
 from surge_sweeps.trackers.base import ResumableRun, RunRecord
+from surge_sweeps.trackers.busy import BUSY_S
 from surge_sweeps.trackers.files.layout import RunsFolder
 from surge_sweeps.trackers.files.open_run import TakenOverError
 from surge_sweeps.trackers.files.reader import stored_runs
@@ -204,12 +205,50 @@ def test_what_a_killed_launch_left_open_is_crashed_but_not_what_is_in_flight(
     for trial in ("t1", "t2"):
         store.resume_run("s1", trial, CONFIG, "launch/0").log(0, {"eval/loss": 1.0})
     store.resume_run("s2", "t3", CONFIG, "launch/0")
-    assert FilesTracker(folder).close_stale("s1", in_flight={"t2"}) == 1
+    assert FilesTracker(folder).close_stale("s1", in_flight={"t2"}, ended={"launch"}) == 1
     statuses = {run.params["trial_id"]: run.recorded for run in stored_runs(folder)}
     assert statuses == {"t1": "crashed", "t2": None, "t3": None}
-    assert FilesTracker(folder).close_stale("s1", in_flight={"t2"}) == 0
+    assert FilesTracker(folder).close_stale("s1", in_flight={"t2"}, ended={"launch"}) == 0
     for run in store._open.values():
         run._done = True
+
+
+def test_what_was_launched_elsewhere_and_written_to_lately_is_left_alone(
+    folder: Path, store: FilesTracker
+) -> None:
+    runs = {trial: store.resume_run("s1", trial, CONFIG, "theirs/0") for trial in ("t1", "t2", "t3")}
+    runs["t2"].preempt()
+    runs["t3"].cut_off()
+    store.start_run("s1", "t4", CONFIG)
+    other = FilesTracker(folder)
+    assert other.busy_trials("s1") == {trial: runs[trial].run_id for trial in ("t1", "t2")}
+    assert other.busy_trials("s2") == other.busy_trials("s1", ended={"theirs"}) == {}
+    assert store.busy_trials("s1") == {"t2": runs["t2"].run_id}  # what it has open itself is its own
+    assert other.close_stale("s1", only_whole=True) == 0
+    assert other.close_stale("s1") == 2
+    assert {run.params["trial_id"]: run.recorded for run in stored_runs(folder)} == {
+        "t1": None, "t2": None, "t3": "crashed", "t4": "crashed",
+    }  # fmt: skip
+    os.utime(folder / "runs" / f"{runs['t1'].run_id}.parquet", (time.time() - 2 * BUSY_S,) * 2)
+    assert set(other.busy_trials("s1")) == {"t2"}
+    assert other.close_stale("s1") == 1
+    assert other.close_stale("s1", ended={"theirs"}) == 1
+    assert FilesTracker(folder / "never").busy_trials("s1") == {}
+    for run in store._open.values():
+        run._done = True
+
+
+def test_a_program_that_logs_keeps_its_run_alive(folder: Path, store: FilesTracker) -> None:
+    run = store.start_script("s1", "t1", CONFIG, "loss", "theirs/0")
+    (name,) = files_of(folder)
+    long_ago = (time.time() - 2 * BUSY_S,) * 2
+    store_of_program = Path(run.environment["MLFLOW_TRACKING_URI"].removeprefix("sqlite:///"))
+    for path in (folder / "runs" / name, store_of_program):
+        os.utime(path, long_ago)
+    assert FilesTracker(folder).busy_trials("s1") == {}
+    os.utime(store_of_program)
+    assert set(FilesTracker(folder).busy_trials("s1")) == {"t1"}
+    assert FilesTracker(folder).close_stale("s1") == 0
 
 
 def test_of_a_trial_written_whole_twice_the_first_result_stays(folder: Path, store: FilesTracker) -> None:

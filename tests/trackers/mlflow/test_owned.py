@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 import uuid
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -132,7 +134,8 @@ def test_another_task_never_takes_the_run(local: Store) -> None:
     again = local.launch()
     assert again.close_stale("s1", in_flight={"t0"}) == 0
     assert [run.info.status for run in local.runs()] == ["RUNNING"]
-    assert again.close_stale("s1") == 1
+    assert again.close_stale("s1") == 0  # it was written to just now, by a launch that is not known here
+    assert again.close_stale("s1", ended={"first"}) == 1
     again.close()
     (crashed,) = local.runs()
     assert (crashed.info.status, crashed.data.tags["surge.status"]) == ("KILLED", "crashed")
@@ -144,7 +147,7 @@ def test_another_task_never_takes_the_run(local: Store) -> None:
 
 def test_a_run_that_a_launch_took_for_dead_still_is_its_tasks(local: Store) -> None:
     left = leave_killed(local, "t0", "launch/0")
-    local.launch().close_stale("s1")
+    assert local.launch().close_stale("s1", ended={"launch"}) == 1
     assert local.finish("t0", "launch/0") == (left, 5)
     (run,) = local.runs()
     assert (run.info.status, run.data.tags["surge.status"]) == ("FINISHED", "finished")
@@ -227,3 +230,47 @@ def test_a_launch_that_was_killed_leaves_its_sweep_to_be_ended_by_the_next(local
     assert [run.info.status for run in local.runs("sweep")] == ["RUNNING"]
     local.launch().close()
     assert [run.info.status for run in local.runs("sweep")] == ["FINISHED"]
+
+
+def test_what_was_launched_elsewhere_and_written_to_lately_is_left_alone(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = store.open()
+    running = theirs.resume_run("s1", "t0", CONFIG, "theirs/0")
+    script = theirs.start_script("s1", "t1", CONFIG, "loss", "theirs/1").environment["MLFLOW_RUN_ID"]
+    waiting = theirs.resume_run("s1", "t2", CONFIG, "theirs/2")
+    waiting.preempt()
+    left = store.launch()
+    left.start_run("s1", "t3", CONFIG)
+    found = {"t0": running.run_id, "t1": script, "t2": waiting.run_id}
+    ours = store.launch()
+    assert ours.busy_trials("s1") == found
+    assert ours.busy_trials("s1", ended={"theirs"}) == ours.busy_trials("never") == {}
+    assert ours.close_stale("s1", only_whole=True) == 0
+    assert ours.close_stale("s1") == 1
+    statuses = {run.data.tags["surge.trial_id"]: run.data.tags.get("surge.status") for run in store.runs()}
+    assert statuses == {"t0": None, "t1": None, "t2": None, "t3": "crashed"}
+    # Nothing of it is younger than a moment.
+    monkeypatch.setattr("surge_sweeps.trackers.busy.BUSY_S", 0.001)
+    assert ours.busy_trials("s1") == {}
+    monkeypatch.undo()
+    assert ours.close_stale("s1", ended={"theirs"}) == 3
+    running.finish("finished")
+    assert store.open().result_of("t0") == "finished"
+
+
+def test_a_run_that_is_gone_on_with_is_alive_before_it_logs(local: Store) -> None:
+    client = MlflowClient(local.uri)
+    left = local.open().resume_run("s1", "t0", CONFIG, "theirs/0")
+    left.preempt()
+    with closing(sqlite3.connect(local.uri.removeprefix("sqlite:///"))) as database, database:
+        database.execute("UPDATE runs SET start_time = 1, end_time = 2")
+    assert local.open().busy_trials("s1") == {}
+    local.open().resume_run("s1", "t0", CONFIG, "theirs/0")
+    assert set(local.open().busy_trials("s1")) == {"t0"}
+    assert client.get_run(left.run_id).info.status == "RUNNING"
+
+
+def test_asking_who_is_at_work_makes_no_store(tmp_path: Path) -> None:
+    assert open_tracker("mlflow", "x", f"sqlite:///{tmp_path / 'no.db'}").busy_trials("s1") == {}
+    assert not (tmp_path / "no.db").exists()

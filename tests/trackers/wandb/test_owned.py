@@ -117,3 +117,21 @@ def test_a_task_writes_the_runs_of_a_pack_without_the_sweeps_name(wandb_server: 
     tracker.write_runs("s1", [RunRecord(CONFIG, "t0", "finished", {"eval/loss": [(0, 1.0)]})])
     assert dict(tracker.done_trials()) == {"t0": "finished"}
     assert wandb_server.runs[0].values["sweep_id"] == "s1"
+
+
+def test_what_was_launched_elsewhere_and_is_heard_of_is_left_alone(wandb_server: WandbServer) -> None:
+    theirs = WandbTracker(PROJECT)
+    run = theirs.resume_run("s1", "t0", CONFIG, "theirs/0")
+    run.log(0, {"eval/loss": 1.0, "examples": 0.0})
+    run.log(1, {"eval/loss": 1.0, "examples": 8.0})
+    ours = WandbTracker(PROJECT)
+    deadline = time.monotonic() + 60
+    while not ours.busy_trials("s1") and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert ours.busy_trials("s1") == {"t0": run.run_id}
+    assert ours.busy_trials("s1", ended={"theirs"}) == theirs.busy_trials("s1") == {}
+    assert ours.close_stale("s1") == ours.close_stale("s1", ended={"theirs"}, only_whole=True) == 0
+    assert "surge/status" not in wandb_server.runs[0].summary
+    assert ours.close_stale("s1", ended={"theirs"}) == 1
+    run.finish("finished")
+    assert dict(ours.done_trials()) == {"t0": "finished"}
