@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -105,9 +106,8 @@ def test_settings_of_a_file_and_of_the_command_line(folder: Path) -> None:
 
 
 def test_a_refused_launch_leaves_nothing_behind(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Whether SLURM is not installed here or finds no cluster.
-    monkeypatch.setenv("SLURM_CONF", str(folder / "none.conf"))
-    assert is_told(sweep_command(folder, "launch", "small.yaml", "--on=slurm"), "SLURM")
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent))
+    assert is_told(sweep_command(folder, "launch", "small.yaml", "--on=slurm"), "SLURM is not installed")
     assert "No launch was made" in sweep_command(folder, "launches").stdout
     replace(DIGITS, lr=(0.01,)).write(folder / "small.yaml")
     done = sweep_command(folder, "launch", "small.yaml")

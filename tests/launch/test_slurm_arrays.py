@@ -19,7 +19,7 @@ from slurm_cluster import SlurmCluster, slurm_missing
 
 from surge_sweeps.errors import SurgeError
 from surge_sweeps.files import write_text
-from surge_sweeps.launch.base import IN_FLIGHT, TaskState
+from surge_sweeps.launch.base import IN_FLIGHT
 from surge_sweeps.launch.plan import Launch, Plan, Resources, Task, TaskEnd, new_launch_id
 from surge_sweeps.launch.slurm import SlurmLauncher, SlurmOptions, launcher, submission
 from surge_sweeps.sweep import Sweep
