@@ -223,6 +223,8 @@ class Launch:
             SurgeError: the working folder cannot be written.
         """
         launch = cls.at_home(plan)
+        # What lies there is of this machine and this user: in a repository it would be taken for the next user's own.
+        write_text(launch.folder.parent.parent / ".gitignore", "*\n")
         write_text(launch.plan_file, plan.to_json())
         return launch
 

@@ -391,6 +391,7 @@ def test_a_kill_while_sbatch_is_at_work_ends_it_too(
     assert {state.state for state in SlurmLauncher().status(launch).values()} == {"failed"}
 
 
+@pytest.mark.usefixtures("quick")
 def test_settings_for_other_clusters_and_for_other_eyes_change_nothing(
     slurm: SlurmCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,8 +1,8 @@
 """What a pod starts: `python -m surge_sweeps.launch.kubernetes.pod LAUNCH_FOLDER CANCELLED_FOLDER`.
 
 It becomes `run_task` for the task that the cluster gave it, once it is known where the runs go: a pod that nobody told
-would keep them in a file of its own, and lose them. Kubernetes has no way to end one index of a Job, and would replace a
-pod that is deleted: a task that was cancelled is listed in the second folder, and its pod ends here.
+would keep them in a file of its own, and lose them. Kubernetes has no way to end one index of a Job, and would replace
+a pod that is deleted: a task that was cancelled is listed in the second folder, and its pod ends here.
 """
 
 from __future__ import annotations
