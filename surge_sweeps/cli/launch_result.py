@@ -27,14 +27,14 @@ def tell_result(result: LaunchResult, quiet: bool) -> None:
 
 
 def _tell_running(result: LaunchResult) -> None:
-    if result.launches:
-        for launch_id, engine in result.launches.items():
-            tell(f"  {engine} has the launch {launch_id}: surge-sweep launches, cancel and logs tell of it.")
-        return
-    runs = ", ".join(sorted(result.running.values())[:_REASONS])
-    tell(
-        f"  W&B shows as running: {runs}. A run that was killed is shown so for some minutes; then call again."
-    )
+    for launch_id, engine in result.launches.items():
+        tell(f"  {engine} has the launch {launch_id}: surge-sweep launches, cancel and logs tell of it.")
+    if not result.launches:
+        runs = ", ".join(sorted(result.running.values())[:_REASONS])
+        tell(
+            f"  at work elsewhere, by what the tracker shows: {runs}. A run that was killed is shown so for some"
+            " minutes; then call again."
+        )
 
 
 def tell_next(name: str, tracker: str, uri: str | None, loss: str, *, is_running: bool = False) -> None:

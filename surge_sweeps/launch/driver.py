@@ -16,7 +16,7 @@ from surge_sweeps.launch.command import expand_command
 from surge_sweeps.launch.lock import one_launch
 from surge_sweeps.launch.packs import make_packs
 from surge_sweeps.launch.plan import Launch, Plan, Resources, Task, new_launch_id
-from surge_sweeps.launch.recorded import InFlight, in_flight
+from surge_sweeps.launch.recorded import InFlight, in_flight, over_launches
 from surge_sweeps.launch.stop import Stopped, stop_signals
 from surge_sweeps.launch.target import Target
 from surge_sweeps.launch.watch import OnStatus, Watch, tell_nobody
@@ -65,10 +65,12 @@ def launch_sweeps(
             for sweep in sweeps:
                 store.open_sweep(sweep.sweep_id, sweep.name, sweep.to_dict())
             done = planned.keys() & store.done_trials().keys()
+            over = over_launches(target.working_folder)
+            busy = _with_others(busy, store, sweeps, over)
             result = _before(planned, done, busy)
             pending = _pending(planned, done | busy.trials.keys())
             for sweep in sweeps:
-                store.close_stale(sweep.sweep_id, busy.trials.keys())
+                store.close_stale(sweep.sweep_id, busy.trials.keys(), over)
             stop.check()
             tasks = plan_tasks(pending, packed=packed)
             if tasks:
@@ -138,12 +140,23 @@ def preview(
     planned = {trial.trial_id: (sweep, trial) for sweep in sweeps for trial in sweep.trials()}
     busy = in_flight(target, is_alone=False)
     done = planned.keys() & store.done_trials().keys()
+    busy = _with_others(busy, store, sweeps, over_launches(target.working_folder))
     pending = _pending(planned, done | busy.trials.keys())
     tasks = plan_tasks(pending, packed=packed)
     if not tasks:
         return f"Nothing would be submitted: {_before(planned, done, busy).summary()}."
     plan = _plan(target, pending, tasks, resources or Resources(), launcher)
     return launcher.describe(Launch.at_home(plan))
+
+
+def _with_others(busy: InFlight, store: Tracker, sweeps: Sequence[Sweep], over: Collection[str]) -> InFlight:
+    """What is in flight, and the trials that launches made elsewhere are at work on, by what their runs tell."""
+    others = {
+        trial: f"the run {run}"
+        for sweep in sweeps
+        for trial, run in store.busy_trials(sweep.sweep_id, over).items()
+    }
+    return InFlight({**others, **busy.trials}, busy.launches)
 
 
 def _check(sweeps: Sequence[Sweep]) -> None:
@@ -196,7 +209,7 @@ def _conclude(watch: Watch, store: Tracker, done_before: Collection[str], result
     for number, sweep in enumerate(plan.sweeps):
         own = [state.state for task, state in watch.states.items() if plan.tasks[task].sweep == number]
         if "failed" in own and not set(own) & set(IN_FLIGHT):
-            store.close_stale(sweep.sweep_id, result.running)
+            store.close_stale(sweep.sweep_id, result.running, {plan.launch_id})
     result.cut_off.update(watch.cut_off)
     for task, state in watch.states.items():
         for trial in plan.tasks[task].trials:

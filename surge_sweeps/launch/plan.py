@@ -260,7 +260,7 @@ class Launch:
             SurgeError: a plan cannot be read.
         """
         folders = launch_folders(working_folder)
-        return [cls.read(folder) for folder in folders.values() if over or not (folder / _OVER_FILE).exists()]
+        return [cls.read(folder) for folder in folders.values() if over or not is_over(folder)]
 
     @property
     def plan_file(self) -> Path:
@@ -270,7 +270,7 @@ class Launch:
     @property
     def is_over(self) -> bool:
         """Whether every task was seen to have ended: then no engine has to be asked again."""
-        return (self.folder / _OVER_FILE).exists()
+        return is_over(self.folder)
 
     def set_over(self) -> None:
         """Note that every task has ended."""
@@ -303,6 +303,11 @@ def launch_folders(working_folder: Path) -> dict[str, Path]:
         for folder in entries
         if _LAUNCH_ID.fullmatch(folder.name) and (folder / _PLAN_FILE).is_file()
     }
+
+
+def is_over(folder: Path) -> bool:
+    """Whether every task of a launch was seen to have ended, whatever its plan says."""
+    return (folder / _OVER_FILE).exists()
 
 
 def forget(folder: Path) -> None:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from surge_sweeps.errors import SurgeError, UnknownNameError
 from surge_sweeps.launch.base import IN_FLIGHT, Launcher, TaskState
 from surge_sweeps.launch.engines import launcher_of
-from surge_sweeps.launch.plan import Launch, launch_folders
+from surge_sweeps.launch.plan import Launch, is_over, launch_folders
 from surge_sweeps.launch.target import Target
 
 _PAUSE_AFTER_ERROR_S = 30.0
@@ -108,6 +108,11 @@ def open_launches(working_folder: Path, *, is_alone: bool) -> list[tuple[Launch,
         elif is_alone:
             launch.set_over()
     return found
+
+
+def over_launches(working_folder: Path) -> set[str]:
+    """Ids of the launches all of whose tasks have ended."""
+    return {launch_id for launch_id, folder in launch_folders(working_folder).items() if is_over(folder)}
 
 
 def find_launch(working_folder: Path, launch_id: str) -> Launch:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from surge_sweeps.launch.plan import Plan
-from surge_sweeps.trackers.mlflow.uri import absolute_uri, display_uri, resolve_uri, sqlite_path
+from surge_sweeps.trackers.identity import store_id
+from surge_sweeps.trackers.mlflow.uri import absolute_uri, display_uri, resolve_uri
 
 _VARIABLE = "MLFLOW_TRACKING_URI"
 
@@ -41,34 +40,16 @@ class Target:
         'http://team:5000'
         """
         if tracker == "files":
-            folder = Path(project).absolute()
-            return cls(str(folder), tracker, None, Path.cwd(), _id(str(folder.resolve())))
+            return cls(str(Path(project).absolute()), tracker, None, Path.cwd(), store_id(tracker, project))
         if tracker != "mlflow":
-            return cls(project, tracker, None, Path.cwd(), _id(os.environ.get("WANDB_BASE_URL", "")))
+            return cls(project, tracker, None, Path.cwd(), store_id(tracker, project))
         inherited = uri is None and bool(os.environ.get(_VARIABLE))
         resolved = absolute_uri(resolve_uri(uri))
         if inherited or display_uri(resolved) != resolved:
             os.environ[_VARIABLE] = resolved
-            return cls(project, tracker, None, Path.cwd(), _store_id(resolved))
-        return cls(project, tracker, resolved, Path.cwd(), _store_id(resolved))
+            return cls(project, tracker, None, Path.cwd(), store_id(tracker, project, resolved))
+        return cls(project, tracker, resolved, Path.cwd(), store_id(tracker, project, resolved))
 
     def is_of(self, plan: Plan) -> bool:
         """Whether a plan's runs go to the same project of the same store."""
         return (self.project, self.tracker, self.store_id) == (plan.project, plan.tracker, plan.store_id)
-
-
-def _store_id(uri: str) -> str:
-    """Of an MLflow store: of the file that it is, else of its address without user, password and options.
-
-    >>> _store_id("http://me:secret@Team:5000/") == _store_id("http://team:5000")
-    True
-    """
-    path = sqlite_path(uri)
-    if path is not None:
-        return _id(f"sqlite:{path.resolve()}")
-    parts = urlsplit(display_uri(uri))
-    return _id(f"{parts.scheme}://{parts.netloc.casefold()}{parts.path.rstrip('/')}")
-
-
-def _id(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:12]

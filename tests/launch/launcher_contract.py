@@ -323,7 +323,7 @@ class LauncherContract:
         assert {state.state for state in states.values()} == {"failed"}
         assert not is_alive(script)
         site.release()
-        site.store.close_stale(sweep.sweep_id)
+        site.store.close_stale(sweep.sweep_id, ended={launch.plan.launch_id})
         again = site.launch(replace(sweep, seed=(0,)))
         launcher.submit(again)
         assert self.states(self.wait_until_ended(launcher, again)) == ["ended", "ended"]
