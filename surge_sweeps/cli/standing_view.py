@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
@@ -149,9 +150,12 @@ def _batch_table(standing: ProjectStanding) -> Table:
 def _sweep_table(standing: ProjectStanding) -> Table:
     table = _table("planned", "with a result", "running", "left")
     table.add_column("sweep", overflow="fold")
+    names = Counter(sweep.name for sweep, _ in standing.sweeps)
     for sweep, each in standing.sweeps:
         numbers = (each.planned, each.results, each.counts["running"], each.left)
-        table.add_row(*(f"{number:,}" for number in numbers), Text(printable(sweep.name)))
+        # A file that was launched anew with --replan leaves two sweeps of one name.
+        told_apart = f" ({sweep.sweep_id})" if names[sweep.name] > 1 else ""
+        table.add_row(*(f"{number:,}" for number in numbers), Text(printable(sweep.name) + told_apart))
     return table
 
 
@@ -190,7 +194,7 @@ def _sentences(seen: Seen) -> Sequence[str]:
 def _time(standing: ProjectStanding) -> str:
     total = standing.total
     if total.work_seconds_left is None:
-        return "Time left: not known yet, no result was timed that it could be told from."
+        return "Time left: not known until trials of every batch size were timed."
     if total.seconds_left is None:
         return (
             f"Time left: about {duration(total.work_seconds_left)} one trial after the other (an estimate)."
