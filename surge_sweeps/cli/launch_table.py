@@ -22,8 +22,8 @@ from surge_sweeps.cli.console import err, progress_bar
 from surge_sweeps.counting import counted
 from surge_sweeps.curves import Status
 from surge_sweeps.launch.base import IN_FLIGHT, TaskState
+from surge_sweeps.launch.folder import Launch
 from surge_sweeps.launch.packs import STEP_COST_EXAMPLES
-from surge_sweeps.launch.plan import Launch
 from surge_sweeps.launch.watch import OnStatus
 from surge_sweeps.sweep import Trial
 

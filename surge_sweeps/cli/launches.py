@@ -17,9 +17,9 @@ from surge_sweeps.counting import counted
 from surge_sweeps.errors import SurgeError, UnknownNameError
 from surge_sweeps.launch.base import IN_FLIGHT, State, TaskState
 from surge_sweeps.launch.engines import launcher_of
+from surge_sweeps.launch.folder import Launch, launch_folders
+from surge_sweeps.launch.folder import forget as forget_launch
 from surge_sweeps.launch.lock import lock_if_free
-from surge_sweeps.launch.plan import Launch, launch_folders
-from surge_sweeps.launch.plan import forget as forget_launch
 from surge_sweeps.launch.recorded import find_folder, find_launch
 
 LaunchId = Annotated[str, typer.Argument(help="As `surge-sweep launches` names it.")]

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple, Protocol
 
 from surge_sweeps.curves import Status
 from surge_sweeps.errors import SurgeError
-from surge_sweeps.launch.plan import Launch
+from surge_sweeps.launch.folder import Launch
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,10 @@ from surge_sweeps.errors import TrackerError
 from surge_sweeps.launch.base import IN_FLIGHT, Interrupted, Launcher, LaunchResult
 from surge_sweeps.launch.checks import check_trials
 from surge_sweeps.launch.command import expand_command
+from surge_sweeps.launch.folder import Launch
 from surge_sweeps.launch.lock import one_launch
 from surge_sweeps.launch.packs import make_packs
-from surge_sweeps.launch.plan import Launch, Plan, Resources, Task, new_launch_id
+from surge_sweeps.launch.plan import Plan, Resources, Task, new_launch_id
 from surge_sweeps.launch.recorded import InFlight, in_flight, over_launches
 from surge_sweeps.launch.stop import Stopped, stop_signals
 from surge_sweeps.launch.target import Target

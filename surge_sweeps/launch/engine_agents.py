@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from surge_sweeps.launch.agent_processes import AgentProcess
 from surge_sweeps.launch.base import IN_FLIGHT, Launcher
 from surge_sweeps.launch.claims import Work
-from surge_sweeps.launch.plan import Launch, Plan, Resources, Task, new_launch_id
+from surge_sweeps.launch.folder import Launch
+from surge_sweeps.launch.plan import Plan, Resources, Task, new_launch_id
 from surge_sweeps.launch.recorded import open_launches
 from surge_sweeps.launch.stop import StopRequest
 from surge_sweeps.launch.target import Target

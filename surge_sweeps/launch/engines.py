@@ -11,9 +11,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from surge_sweeps.errors import SurgeError, UnknownNameError
 from surge_sweeps.launch.base import Launcher
+from surge_sweeps.launch.folder import Launch
 from surge_sweeps.launch.local import LocalLauncher, RecordedLocal
 from surge_sweeps.launch.local_options import LocalOptions
-from surge_sweeps.launch.plan import Launch
 from surge_sweeps.trackers.base import Tracker
 
 #: Name -> module of a cluster engine, and its classes of options and launcher.

@@ -15,10 +15,10 @@ from surge_sweeps.curves import Status
 from surge_sweeps.errors import SurgeError
 from surge_sweeps.launch.base import TaskState
 from surge_sweeps.launch.command import shown_command
+from surge_sweeps.launch.folder import Launch
 from surge_sweeps.launch.gpus import take_gpus
 from surge_sweeps.launch.held import holder
 from surge_sweeps.launch.local_crew import LocalCrew, Phase, run_task_command
-from surge_sweeps.launch.plan import Launch
 from surge_sweeps.launch.slots import available_cores, make_slots
 from surge_sweeps.launch.torchrun import distributed
 from surge_sweeps.trackers.base import Tracker

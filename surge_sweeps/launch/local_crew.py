@@ -23,8 +23,8 @@ from surge_sweeps.launch.base import TaskState
 from surge_sweeps.launch.board import Board
 from surge_sweeps.launch.child import checkpoint_folder
 from surge_sweeps.launch.command import expand_command
+from surge_sweeps.launch.folder import Launch, TaskEnd
 from surge_sweeps.launch.held import Held
-from surge_sweeps.launch.plan import Launch, TaskEnd
 from surge_sweeps.launch.programs import Program, found, last_lines, last_text
 from surge_sweeps.launch.run_task import MADE_ROOM
 from surge_sweeps.launch.scripts import StoreWatch, ended, why_failed

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from surge_sweeps.errors import SurgeError, UnknownNameError
 from surge_sweeps.launch.base import IN_FLIGHT, Launcher, TaskState
 from surge_sweeps.launch.engines import launcher_of
-from surge_sweeps.launch.plan import Launch, is_over, launch_folders
+from surge_sweeps.launch.folder import Launch, is_over, launch_folders
 from surge_sweeps.launch.target import Target
 
 _PAUSE_AFTER_ERROR_S = 30.0

@@ -19,7 +19,7 @@ from typing import TypeVar
 from surge_sweeps.errors import SurgeError, TrackerError
 from surge_sweeps.launch.child import Room, checkpoint_folder, room_asked_by_signals
 from surge_sweeps.launch.command import expand_command
-from surge_sweeps.launch.plan import Launch, TaskEnd
+from surge_sweeps.launch.folder import Launch, TaskEnd
 from surge_sweeps.launch.torchrun import distributed, room_command
 from surge_sweeps.sweep import Trial
 from surge_sweeps.trackers import open_tracker

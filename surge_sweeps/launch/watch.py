@@ -10,7 +10,7 @@ from contextlib import suppress
 from surge_sweeps.counting import counted
 from surge_sweeps.errors import SurgeError
 from surge_sweeps.launch.base import IN_FLIGHT, Interrupted, Launcher, TaskState
-from surge_sweeps.launch.plan import Launch
+from surge_sweeps.launch.folder import Launch
 from surge_sweeps.launch.stop import POLL_SECONDS, Stopped, StopRequest
 from surge_sweeps.progress import ProgressCallback
 

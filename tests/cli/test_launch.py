@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from cli.test_commands import is_told, sweep_command
 
-from surge_sweeps.launch.plan import Launch, Plan, Task, new_launch_id
+from surge_sweeps.launch.folder import Launch
+from surge_sweeps.launch.plan import Plan, Task, new_launch_id
 from surge_sweeps.sweep import SCRIPT_COMMAND, Sweep
 
 DIGITS = Sweep(

@@ -14,7 +14,8 @@ from surge_sweeps.cli import console, launch_table
 from surge_sweeps.cli.launch_table import AtWork, Follower, LaunchView, draw
 from surge_sweeps.curves import Status
 from surge_sweeps.launch.base import TaskState
-from surge_sweeps.launch.plan import Launch, Plan, Task
+from surge_sweeps.launch.folder import Launch
+from surge_sweeps.launch.plan import Plan, Task
 from surge_sweeps.sweep import Sweep
 
 SWEEP = Sweep(

@@ -6,9 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from surge_sweeps.launch.folder import Launch
 from surge_sweeps.launch.kubernetes import KubernetesOptions
 from surge_sweeps.launch.kubernetes.manifest import manifests
-from surge_sweeps.launch.plan import Launch, Plan, Resources, Task
+from surge_sweeps.launch.plan import Plan, Resources, Task
 from surge_sweeps.sweep import Sweep
 
 LAUNCH_ID = "20261122-181500-1a2b"

@@ -20,7 +20,8 @@ import pytest
 from mlflow_stores import MlflowServer
 
 from surge_sweeps.launch.base import IN_FLIGHT, Launcher, State, TaskState
-from surge_sweeps.launch.plan import Launch, Plan, Resources, Task, new_launch_id
+from surge_sweeps.launch.folder import Launch
+from surge_sweeps.launch.plan import Plan, Resources, Task, new_launch_id
 from surge_sweeps.sweep import SCRIPT_COMMAND, Sweep
 from surge_sweeps.trackers import open_tracker
 from surge_sweeps.trackers.base import Tracker

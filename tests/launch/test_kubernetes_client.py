@@ -24,8 +24,8 @@ from launch.kubernetes_launches import JOB, LAUNCH_ID, OPTIONS, launch, plan
 from surge_sweeps.errors import MissingExtraError, SurgeError, UnknownNameError
 from surge_sweeps.launch.base import TaskState
 from surge_sweeps.launch.engines import launcher_of
+from surge_sweeps.launch.folder import Launch
 from surge_sweeps.launch.kubernetes import KubernetesLauncher, cluster, connection
-from surge_sweeps.launch.plan import Launch
 
 pytest.importorskip("kubernetes")
 

@@ -28,8 +28,9 @@ from mlflow_stores import MlflowServer
 
 from surge_sweeps.launch.base import IN_FLIGHT, TaskState
 from surge_sweeps.launch.driver import launch_sweeps
+from surge_sweeps.launch.folder import Launch
 from surge_sweeps.launch.kubernetes import KubernetesLauncher, KubernetesOptions
-from surge_sweeps.launch.plan import Launch, Resources, Task
+from surge_sweeps.launch.plan import Resources, Task
 from surge_sweeps.launch.target import Target
 from surge_sweeps.sweep import Sweep
 

@@ -57,7 +57,7 @@ def test_the_job_reads_as_the_example_does() -> None:
 
 
 def launch_of(given: Plan) -> Any:
-    from surge_sweeps.launch.plan import Launch
+    from surge_sweeps.launch.folder import Launch
 
     return Launch(given, Path("/nowhere"))
 

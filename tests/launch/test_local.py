@@ -26,9 +26,9 @@ from mlflow_stores import MlflowServer
 
 from surge_sweeps.errors import SurgeError, UnknownNameError
 from surge_sweeps.launch.base import TaskState
+from surge_sweeps.launch.folder import Launch
 from surge_sweeps.launch.local import LocalLauncher
 from surge_sweeps.launch.lock import one_launch
-from surge_sweeps.launch.plan import Launch
 from surge_sweeps.sweep import SCRIPT_COMMAND, Sweep
 from surge_sweeps.trackers import collect, open_tracker
 

@@ -21,8 +21,9 @@ from ray_cluster import GPUS, LOOPBACK, RayCluster, command_of, kill, processes_
 from surge_sweeps.errors import SurgeError
 from surge_sweeps.launch.base import LaunchResult, TaskState
 from surge_sweeps.launch.driver import launch_sweeps
+from surge_sweeps.launch.folder import Launch
 from surge_sweeps.launch.local import LocalLauncher
-from surge_sweeps.launch.plan import Launch, Resources
+from surge_sweeps.launch.plan import Resources
 from surge_sweeps.launch.ray import RayLauncher, RayOptions, known
 from surge_sweeps.launch.ray.board import Board
 from surge_sweeps.launch.ray.cluster import LocalCluster
@@ -252,7 +253,7 @@ def test_a_killed_launch_leaves_nothing_of_its_own_cluster(
     site.hold()
     code = (
         "import sys, time; from pathlib import Path\n"
-        "from surge_sweeps.launch.plan import Launch\n"
+        "from surge_sweeps.launch.folder import Launch\n"
         "from surge_sweeps.launch.ray import RayLauncher, RayOptions\n"
         "launcher = RayLauncher(RayOptions(local_cpus=1, local_gpus=0))\n"
         "launcher.submit(Launch.read(Path(sys.argv[1])))\n"

@@ -14,7 +14,8 @@ from mlflow_stores import MlflowServer, free_port
 
 from surge_sweeps.errors import MissingExtraError, SurgeError
 from surge_sweeps.launch.base import TaskState
-from surge_sweeps.launch.plan import Launch, Plan, Resources, Task, TaskEnd, new_launch_id
+from surge_sweeps.launch.folder import Launch, TaskEnd
+from surge_sweeps.launch.plan import Plan, Resources, Task, new_launch_id
 from surge_sweeps.launch.ray import RayLauncher, RayOptions, known
 from surge_sweeps.launch.ray.board import Board, Job
 from surge_sweeps.launch.ray.options import GIB, check_fits, task_options

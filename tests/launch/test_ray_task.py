@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from surge_sweeps.errors import SurgeError
-from surge_sweeps.launch.plan import Launch, Plan, Resources, Task, new_launch_id
+from surge_sweeps.launch.folder import Launch
+from surge_sweeps.launch.plan import Plan, Resources, Task, new_launch_id
 from surge_sweeps.launch.ray import task as worker
 from surge_sweeps.launch.ray.board import Board
 from surge_sweeps.launch.run_task import FAILED, MADE_ROOM

@@ -13,9 +13,10 @@ import pytest
 from surge_sweeps.errors import SurgeError
 from surge_sweeps.launch import recorded
 from surge_sweeps.launch.base import TaskState
+from surge_sweeps.launch.folder import Launch, launch_folders
 from surge_sweeps.launch.held import Held, holder
 from surge_sweeps.launch.lock import lock_if_free, one_launch
-from surge_sweeps.launch.plan import Launch, Plan, Task, launch_folders, new_launch_id
+from surge_sweeps.launch.plan import Plan, Task, new_launch_id
 from surge_sweeps.launch.recorded import find_folder, in_flight, open_launches
 from surge_sweeps.launch.run_task import FAILED, main
 from surge_sweeps.launch.target import Target

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from surge_sweeps.launch.driver import Work, plan_tasks
-from surge_sweeps.launch.plan import Launch, Plan, Resources, new_launch_id
+from surge_sweeps.launch.folder import Launch
+from surge_sweeps.launch.plan import Plan, Resources, new_launch_id
 from surge_sweeps.launch.run_task import DONE, FAILED, MADE_ROOM
 from surge_sweeps.sweep import SCRIPT_COMMAND, Sweep
 from surge_sweeps.trackers import collect, open_tracker

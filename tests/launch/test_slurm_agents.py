@@ -17,7 +17,8 @@ from surge_sweeps.launch import agents, claims
 from surge_sweeps.launch.agents import AgentLauncher
 from surge_sweeps.launch.base import LaunchResult
 from surge_sweeps.launch.engine_agents import AgentEngine
-from surge_sweeps.launch.plan import Launch, Resources
+from surge_sweeps.launch.folder import Launch
+from surge_sweeps.launch.plan import Resources
 from surge_sweeps.launch.slurm import SlurmLauncher, SlurmOptions
 from surge_sweeps.launch.target import Target
 from surge_sweeps.progress import no_progress

@@ -20,7 +20,8 @@ from slurm_cluster import SlurmCluster, slurm_missing
 from surge_sweeps.errors import SurgeError
 from surge_sweeps.files import write_text
 from surge_sweeps.launch.base import IN_FLIGHT
-from surge_sweeps.launch.plan import Launch, Plan, Resources, Task, TaskEnd, new_launch_id
+from surge_sweeps.launch.folder import Launch, TaskEnd
+from surge_sweeps.launch.plan import Plan, Resources, Task, new_launch_id
 from surge_sweeps.launch.slurm import SlurmLauncher, SlurmOptions, launcher, submission
 from surge_sweeps.sweep import Sweep
 
@@ -377,7 +378,7 @@ def test_a_kill_while_sbatch_is_at_work_ends_it_too(
     # A controller that is busy.
     stand_in(tmp_path, "sbatch", f'echo $$ > {tmp_path}/pid\nsleep 5\nexec REAL "$@"', monkeypatch)
     code = (
-        "import sys; from pathlib import Path; from surge_sweeps.launch.plan import Launch\n"
+        "import sys; from pathlib import Path; from surge_sweeps.launch.folder import Launch\n"
         "from surge_sweeps.launch.slurm import SlurmLauncher\n"
         "SlurmLauncher().submit(Launch.read(Path(sys.argv[1])))"
     )

@@ -24,7 +24,8 @@ from slurm_cluster import SlurmCluster
 
 from surge_sweeps.launch.base import IN_FLIGHT, LaunchResult, TaskState
 from surge_sweeps.launch.driver import launch_sweeps
-from surge_sweeps.launch.plan import Launch, Resources
+from surge_sweeps.launch.folder import Launch
+from surge_sweeps.launch.plan import Resources
 from surge_sweeps.launch.slurm import SlurmLauncher, SlurmOptions
 from surge_sweeps.launch.target import Target
 from surge_sweeps.sweep import Scalar, Sweep

@@ -15,8 +15,8 @@ import yaml
 from surge_sweeps.errors import SurgeError, UnknownNameError
 from surge_sweeps.extras import require
 from surge_sweeps.files import write_text
+from surge_sweeps.launch.folder import Launch
 from surge_sweeps.launch.one_line import one_line
-from surge_sweeps.launch.plan import Launch
 
 #: A cluster that does not answer is told soon; it may take longer to find many pods.
 CONNECT_SECONDS, ANSWER_SECONDS = 5.0, 30.0

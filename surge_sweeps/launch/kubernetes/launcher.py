@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 
 from surge_sweeps.errors import SurgeError
 from surge_sweeps.launch.base import TaskState
+from surge_sweeps.launch.folder import Launch
 from surge_sweeps.launch.kubernetes.cluster import Cluster, ClusterError
 from surge_sweeps.launch.kubernetes.connection import Place
 from surge_sweeps.launch.kubernetes.manifest import (
@@ -29,7 +30,6 @@ from surge_sweeps.launch.kubernetes.states import (
     task_of,
     task_states,
 )
-from surge_sweeps.launch.plan import Launch
 
 _NEVER_SUBMITTED = "it was never handed to the cluster."
 

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from surge_sweeps.errors import SurgeError
+from surge_sweeps.launch.folder import Launch
 from surge_sweeps.launch.kubernetes.manifest import ALL, CANCELLED
-from surge_sweeps.launch.plan import Launch
 
 #: Set by the Job controller.
 INDEX_VARIABLE = "JOB_COMPLETION_INDEX"

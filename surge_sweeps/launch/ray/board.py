@@ -20,7 +20,7 @@ from typing import Any
 from surge_sweeps.errors import SurgeError
 from surge_sweeps.files import write_text
 from surge_sweeps.launch.base import TaskState
-from surge_sweeps.launch.plan import Launch
+from surge_sweeps.launch.folder import Launch
 
 _ALL = "all"
 #: What is locked as long as a cluster of the launch's own is there.

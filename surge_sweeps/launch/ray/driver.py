@@ -19,8 +19,8 @@ from typing import Any
 from surge_sweeps.errors import SurgeError
 from surge_sweeps.extras import require
 from surge_sweeps.launch.base import TaskState
+from surge_sweeps.launch.folder import Launch
 from surge_sweeps.launch.one_line import one_line
-from surge_sweeps.launch.plan import Launch
 from surge_sweeps.launch.ray import task as worker
 from surge_sweeps.launch.ray.board import Board
 from surge_sweeps.launch.run_task import DONE, MADE_ROOM

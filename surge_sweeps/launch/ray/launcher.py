@@ -19,8 +19,8 @@ import yaml
 
 from surge_sweeps.errors import SurgeError
 from surge_sweeps.launch.base import IN_FLIGHT, TaskState
+from surge_sweeps.launch.folder import Launch
 from surge_sweeps.launch.one_line import one_line
-from surge_sweeps.launch.plan import Launch
 from surge_sweeps.launch.ray import known
 from surge_sweeps.launch.ray.board import CLUSTER, Board, Job
 from surge_sweeps.launch.ray.cluster import LocalCluster

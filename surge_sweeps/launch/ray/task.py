@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from surge_sweeps.errors import SurgeError
-from surge_sweeps.launch.plan import Launch
+from surge_sweeps.launch.folder import Launch
 from surge_sweeps.launch.ray.board import Board
 from surge_sweeps.launch.run_task import MADE_ROOM
 

@@ -17,8 +17,8 @@ from dataclasses import replace
 from surge_sweeps.errors import SurgeError
 from surge_sweeps.files import write_text
 from surge_sweeps.launch.base import TaskState
+from surge_sweeps.launch.folder import Launch, TaskEnd
 from surge_sweeps.launch.one_line import one_line
-from surge_sweeps.launch.plan import Launch, TaskEnd
 from surge_sweeps.launch.slurm.accounting import accounted
 from surge_sweeps.launch.slurm.commands import call, in_batches
 from surge_sweeps.launch.slurm.endings import why_it_failed

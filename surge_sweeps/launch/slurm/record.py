@@ -16,7 +16,7 @@ from pathlib import Path
 
 from surge_sweeps.errors import SurgeError
 from surge_sweeps.files import write_text
-from surge_sweeps.launch.plan import Launch
+from surge_sweeps.launch.folder import Launch
 
 _FILE = "slurm.json"
 _CLUSTER_NAME = re.compile(r"^ClusterName\s*=\s*(\S+)", re.MULTILINE)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from surge_sweeps.errors import SurgeError
-from surge_sweeps.launch.plan import Launch
+from surge_sweeps.launch.folder import Launch
 from surge_sweeps.launch.slurm.options import SlurmOptions
 
 #: The script of an array's elements.
