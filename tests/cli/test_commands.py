@@ -105,7 +105,9 @@ def test_unknown_tracker_and_engine_list_the_valid_ones(tmp_path: Path) -> None:
         "Valid: files, mlflow",
     )
     assert is_told(
-        sweep_command(tmp_path, "launch", "s.yaml", "--on=slurmm"), "unknown engine", "Valid: local"
+        sweep_command(tmp_path, "launch", "s.yaml", "--on=slurmm"),
+        "unknown engine",
+        "Valid: kubernetes, local",
     )
     assert is_told(
         report_command(tmp_path, "p", "--tracker=mlfow"), "unknown tracker", "Valid: files, mlflow"
