@@ -1,5 +1,5 @@
 # make demo   train, fit and report on real digits, in a few minutes
-# make test   the test suite, then once more against the built wheel from another folder
+# make test   the test suite, then the commands once more against the built wheel from another folder
 # make lint   ruff and mypy --strict
 # make bench  speed, as ratios in one run
 # Each makes .venv and installs what it needs, pinned by constraints.txt.
@@ -11,6 +11,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 INPUTS := pyproject.toml constraints.txt
 # Tests of servers and agents mostly wait, so more of them than cores run at a time.
 JOBS := 4
+# What would miss a file that the wheel lacks: every command, the reports, and what is started by a path.
+WHEEL_TESTS := tests/cli tests/report tests/training/test_command.py tests/launch/test_frozen.py \
+	tests/launch/test_kubernetes_manifest.py tests/launch/test_run_task.py tests/launch/test_slurm_arrays.py \
+	tests/trackers/test_contract.py tests/test_standing.py tests/test_sweep.py tests/test_sweep_configs.py
 
 .PHONY: demo test test-tree test-wheel lint format bench reference clean
 
@@ -28,7 +32,7 @@ test-wheel: $(VENV)/.installed-test
 	$(BIN)/python -m build --wheel --no-isolation --outdir build/wheel . > build/wheel/build.log || { cat build/wheel/build.log; exit 1; }
 	$(BIN)/python -m pip --disable-pip-version-check install --quiet --no-deps --target build/wheel/site build/wheel/*.whl
 	cp -r tests sweep_configs pyproject.toml build/wheel/
-	cd build/wheel && PYTHONPATH="$(CURDIR)/build/wheel/site" ../../$(BIN)/python -m pytest -q -n $(JOBS) --dist loadgroup -m "not slow" -p no:cacheprovider tests
+	cd build/wheel && PYTHONPATH="$(CURDIR)/build/wheel/site" ../../$(BIN)/python -m pytest -q -n $(JOBS) --dist loadgroup -m "not slow" -p no:cacheprovider $(WHEEL_TESTS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
