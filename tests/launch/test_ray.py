@@ -100,7 +100,7 @@ class TestRay(LauncherContract):
         (site.folder / "steps.py").write_text(STEPS_SCRIPT)
         site.hold()
         launcher.submit(launch)
-        kept = site.folder / ".surge" / "checkpoints" / sweep.trials()[0].trial_id / "step"
+        kept = site.folder / ".surge" / "checkpoints" / f"{launch.plan.launch_id}-0" / "step"
         self.wait_for(lambda: kept.exists() and kept.read_text() == "3")
         worker = worker_of(launch, 0)
         kill(worker)

@@ -96,6 +96,12 @@ def wait_for(is_so: Callable[[], object]) -> None:
         time.sleep(0.02)
 
 
+def listens(pid: int, number: int) -> bool:
+    """Whether a process has a handler for a signal; until then one would end it."""
+    text = Path(f"/proc/{pid}/status").read_text().partition("SigCgt:")[2]
+    return bool(int(text.split()[0], 16) >> (number - 1) & 1)
+
+
 def losses(uri: str) -> list[tuple[int, float]]:
     points = collect("project", tracker="mlflow", uri=uri).results().points
     return list(zip(points["step"], points["loss"], strict=True))
@@ -117,7 +123,8 @@ def test_a_trial_is_trained_once_however_often_its_task_is_started(uri: str) -> 
 def test_asked_to_make_room_it_goes_on_with_the_same_bits(uri: str, tmp_path: Path, number: int) -> None:
     launch = make_launch(LONG, uri)
     process = start(launch)
-    time.sleep(3)
+    wait_for(lambda: listens(process.pid, number))
+    time.sleep(1)
     process.send_signal(number)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == MADE_ROOM, output
