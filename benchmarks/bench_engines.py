@@ -148,7 +148,8 @@ def engine_seconds(make: MakeLauncher, sweep: Sweep, *, packed: bool) -> float:
             store = open_tracker("files", target.project)
             launcher = make(store)
             start = time.perf_counter()
-            result = launch_sweeps([sweep], target, store, launcher, packed=packed, resources=EACH)
+            resources = Resources() if launcher.name == "local" else EACH
+            result = launch_sweeps([sweep], target, store, launcher, packed=packed, resources=resources)
             seconds = time.perf_counter() - start
             store.close()
         finally:
