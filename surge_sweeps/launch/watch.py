@@ -82,11 +82,25 @@ class Watch:
         try:
             self._launcher.submit(self.launch)
         except SurgeError:
-            # The engine has none of it: it is as if it had never been.
             self._is_refused = True
-            shutil.rmtree(self.launch.folder, ignore_errors=True)
+            if self._was_never_handed_over():
+                # It is as if it had never been.
+                shutil.rmtree(self.launch.folder, ignore_errors=True)
             raise
         self._on_submitted()
+
+    def _was_never_handed_over(self) -> bool:
+        """Whether the engine has none of the tasks for sure: an answer to `submit` may have been lost on the way back.
+
+        Engines write down where they are before they hand anything over.
+        """
+        if {path.name for path in self.launch.folder.iterdir()} <= {self.launch.plan_file.name, "logs"}:
+            return True
+        try:
+            states = self._launcher.status(self.launch)
+        except SurgeError:
+            return False
+        return not any(state.state in IN_FLIGHT for state in states.values())
 
     def where(self, task: int) -> str:
         """Who has a task, in words."""

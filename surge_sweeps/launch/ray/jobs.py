@@ -11,6 +11,7 @@ import ipaddress
 import json
 import os
 import shlex
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -25,7 +26,13 @@ from surge_sweeps.launch.one_line import one_line
 TIMEOUT_SECONDS = 20.0
 #: Before a cluster is used it is asked whether it is there at all, which takes a living one no time.
 FIRST_TIMEOUT_SECONDS = 5.0
+#: Before a job whose start was not answered is started once more.
+_PAUSE_SECONDS = 1.0
 _OVER = ("STOPPED", "SUCCEEDED", "FAILED")
+
+
+class _NoAnswerError(SurgeError):
+    """Nobody answered, or the connection broke."""
 
 
 class JobState(NamedTuple):
@@ -82,14 +89,18 @@ class JobsClient:
 
     def submit(self, request: Mapping[str, Any]) -> None:
         """Start a job; one of that name that is there already is the same job."""
-        try:
-            self._ask("POST", "/api/jobs/", request)
-        except SurgeError:
-            # Its answer may have been lost on the way back.
-            with suppress(SurgeError):
-                if self.state(str(request["submission_id"])) is not None:
-                    return
-            raise
+        for is_last in (False, False, True):
+            try:
+                self._ask("POST", "/api/jobs/", request)
+                return
+            except SurgeError as error:
+                # Its answer may have been lost on the way back.
+                with suppress(SurgeError):
+                    if self.state(str(request["submission_id"])) is not None:
+                        return
+                if is_last or not isinstance(error, _NoAnswerError):
+                    raise
+            time.sleep(_PAUSE_SECONDS)
 
     def state(self, name: str) -> JobState | None:
         """How a job stands; None if the cluster knows of none of that name."""
@@ -126,7 +137,7 @@ class JobsClient:
         except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", error)
             text = getattr(reason, "strerror", None) or str(reason) or type(reason).__name__
-            raise SurgeError(
+            raise _NoAnswerError(
                 f"no Ray cluster answers at {self.address}: {_shown(text)}.",
                 "Check the address (that of its dashboard, port 8265) and that the cluster runs.",
             ) from error
