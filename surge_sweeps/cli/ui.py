@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType
 from typing import Annotated
 
 import typer
 
-from surge_sweeps import launch
 from surge_sweeps.cli.console import out, say, show_address
 from surge_sweeps.cli.launch_options import Quiet, Uri
 from surge_sweeps.counting import counted
+from surge_sweeps.launch.programs import TETHER
 from surge_sweeps.trackers.mlflow.links import ServerLinks, find_links
 from surge_sweeps.trackers.mlflow.schema import check_schema, is_server, open_to_read
 from surge_sweeps.trackers.mlflow.serve import RunningServer, ServerPlan, free_port, plan_server
 from surge_sweeps.trackers.mlflow.server_probe import refuse_wrong_host
 from surge_sweeps.trackers.mlflow.uri import absolute_uri, display_uri, resolve_uri
 
-_TETHER = (sys.executable, "-I", str(Path(launch.__file__).with_name("tether.py")))
 _POLL_S = 0.2
 _PORT = 5000
 _HOST = "127.0.0.1"
@@ -81,7 +78,7 @@ def ui(
 def _serve(plan: ServerPlan, store: str, open_: bool, *, quiet: bool) -> None:
     with _stop_signals() as stopped:
         say(f"Starting MLflow on {display_uri(absolute_uri(store))} ...", quiet=quiet)
-        with RunningServer(plan, [*_TETHER, str(os.getpid())], _tell) as server:
+        with RunningServer(plan, [*TETHER, str(os.getpid())], _tell) as server:
             server.wait_until_ready(stopped.is_set)
             if not stopped.is_set():
                 _show(find_links(plan.url), open_)

@@ -18,13 +18,12 @@ from contextlib import suppress
 from pathlib import Path
 
 from surge_sweeps.errors import SurgeError
+from surge_sweeps.launch.programs import TETHER
 from surge_sweeps.launch.stop import POLL_SECONDS
 from surge_sweeps.sweep import Sweep
 
 #: How an agent is started; options and the sweep's path are appended.
 AGENT_COMMAND: tuple[str, ...] = (sys.executable, "-m", "wandb", "agent")
-#: What ends an agent with this process: its file, run without the package, and this process's id are put in front.
-_TETHER = (sys.executable, "-I", str(Path(__file__).with_name("tether.py")))
 #: What agents and their scripts print: .surge/logs/agents/SWEEP-NUMBER.log in the working folder.
 LOG_FOLDER = Path(".surge") / "logs" / "agents"
 #: How long scripts may take to save and to close their run after TERM; what then still lives is killed.
@@ -62,7 +61,7 @@ class AgentProcess:
         self.log = LOG_FOLDER / f"{sweep_path.rpartition('/')[2]}-{number}.log"
         self.log.parent.mkdir(parents=True, exist_ok=True)
         arguments = [
-            *_TETHER,
+            *TETHER,
             str(os.getpid()),
             *AGENT_COMMAND,
             "--forward-signals",

@@ -94,6 +94,15 @@ class Launch:
         """What a task prints, where its engine leaves that to us."""
         return self.folder / "logs" / f"{task}.log"
 
+    def log_text(self, task: int) -> str:
+        """What is in `log_file` so far; empty where the task has not begun."""
+        try:
+            return self.log_file(task).read_text(encoding="utf-8", errors="replace")
+        except FileNotFoundError:
+            return ""
+        except OSError as error:
+            raise SurgeError(f"{str(self.log_file(task))!r} cannot be read: {error}.") from error
+
     def ended_file(self, task: int) -> Path:
         """Written by a task as the last thing it does; see `TaskEnd`. One that was killed leaves none."""
         return self.folder / "ended" / f"{task}.json"

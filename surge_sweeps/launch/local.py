@@ -67,10 +67,7 @@ class RecordedLocal:
 
     def logs(self, launch: Launch, task: int) -> str:
         """See `Launcher.logs`."""
-        try:
-            return launch.log_file(task).read_text(encoding="utf-8", errors="replace")
-        except FileNotFoundError:
-            return ""
+        return launch.log_text(task)
 
 
 class LocalLauncher(RecordedLocal):

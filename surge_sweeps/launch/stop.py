@@ -48,19 +48,6 @@ class StopRequest:
 
 
 @contextmanager
-def interrupts_ignored() -> Iterator[None]:
-    """Processes started inside ignore Ctrl-C, which the terminal sends to them as well: their parent ends them."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-@contextmanager
 def stop_signals() -> Iterator[StopRequest]:
     """Turn SIGINT, SIGTERM and SIGHUP into a `StopRequest` while the block runs.
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from surge_sweeps.errors import SurgeError
 from surge_sweeps.extras import require
 from surge_sweeps.launch.one_line import one_line
+from surge_sweeps.launch.programs import TETHER
 from surge_sweeps.launch.ray.jobs import JobsClient
 
 START_SECONDS = 120.0
@@ -29,7 +30,6 @@ START_SECONDS = 120.0
 STOP_SECONDS = 15.0
 POLL_SECONDS = 0.2
 _TAIL_LINES = 3
-_TETHER = (sys.executable, "-I", str(Path(__file__).parents[1] / "tether.py"))
 #: Objects that tasks return: an exit code each.
 _OBJECT_STORE_BYTES = 80_000_000
 
@@ -99,7 +99,7 @@ class LocalCluster:
     def _start(self, cpus: int | None, gpus: int | None) -> subprocess.Popen[bytes]:
         counts = {"--num-cpus": cpus, "--num-gpus": gpus}
         command = [
-            *_TETHER, str(os.getpid()), sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block",
+            *TETHER, str(os.getpid()), sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block",
             "--node-ip-address=127.0.0.1", "--port=0", "--min-worker-port=0", "--max-worker-port=0",
             "--dashboard-host=127.0.0.1", f"--dashboard-port={self.address.rpartition(':')[2]}",
             "--dashboard-agent-listen-port=0", f"--ray-client-server-port={_free_port()}", "--disable-usage-stats",

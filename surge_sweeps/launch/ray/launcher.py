@@ -17,7 +17,6 @@ from typing import Any
 
 import yaml
 
-from surge_sweeps.errors import SurgeError
 from surge_sweeps.launch.base import IN_FLIGHT, TaskState
 from surge_sweeps.launch.folder import Launch
 from surge_sweeps.launch.one_line import one_line
@@ -150,12 +149,7 @@ class RayLauncher:
 
     def logs(self, launch: Launch, task: int) -> str:
         """What the task has printed, in all its tries."""
-        try:
-            return launch.log_file(task).read_text(encoding="utf-8", errors="replace")
-        except FileNotFoundError:
-            return ""
-        except OSError as error:
-            raise SurgeError(f"the log of task {task} cannot be read: {error}.") from error
+        return launch.log_text(task)
 
     def close(self) -> None:
         """End the cluster of its own, with whatever still runs there; a second call does nothing."""

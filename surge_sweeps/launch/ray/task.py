@@ -17,6 +17,7 @@ from pathlib import Path
 
 from surge_sweeps.errors import SurgeError
 from surge_sweeps.launch.folder import Launch
+from surge_sweeps.launch.programs import TETHER
 from surge_sweeps.launch.ray.board import Board
 from surge_sweeps.launch.run_task import MADE_ROOM
 
@@ -26,7 +27,6 @@ CANCELLED = -1000
 GRACE_SECONDS = 60.0
 POLL_SECONDS = 0.1
 _SECONDS_PER_MINUTE = 60.0
-_TETHER = (sys.executable, "-I", str(Path(__file__).parents[1] / "tether.py"))
 
 
 def run(folder: str, task: int) -> int:
@@ -82,7 +82,7 @@ class _Program:
         command = [sys.executable, "-m", "surge_sweeps.launch.run_task", str(launch.folder), str(task)]
         with log.open("ab") as output:
             self._process = subprocess.Popen(
-                [*_TETHER, str(os.getpid()), *command],
+                [*TETHER, str(os.getpid()), *command],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

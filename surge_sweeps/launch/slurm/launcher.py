@@ -153,12 +153,7 @@ class SlurmLauncher:
 
     def logs(self, launch: Launch, task: int) -> str:
         """See `Launcher.logs`; what SLURM says of the element is among it."""
-        try:
-            return launch.log_file(task).read_text(encoding="utf-8", errors="replace")
-        except FileNotFoundError:
-            return ""
-        except OSError as error:
-            raise SurgeError(f"{str(launch.log_file(task))!r} cannot be read: {error}.") from error
+        return launch.log_text(task)
 
     def _elements(self, launch: Launch) -> Mapping[int, Element]:
         """Its elements that SLURM still knows; an error where it is not SLURM's to know them."""
