@@ -20,6 +20,8 @@ TRAIN_LOSS = "train/loss"
 EVAL_LOSS = "eval/loss"
 EXAMPLES = "examples"
 TOKENS = "tokens"
+#: What a mixture of experts adds to the loss of training; no part of any other loss that is logged.
+BALANCE_LOSS = "train/balance_loss"
 
 
 @dataclass(frozen=True)

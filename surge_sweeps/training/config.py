@@ -9,16 +9,33 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 
 from surge_sweeps.errors import TrainingError, UnknownNameError
 from surge_sweeps.trackers.base import Scalar
+from surge_sweeps.training.learning_rate import multiplier
 from surge_sweeps.training.optimizers import HYPER_PARAMETERS, optimizer_spec
+from surge_sweeps.training.scaling import effective_hyper_parameters
 from surge_sweeps.training.workloads import check_workload
+from surge_sweeps.training.workloads.base import Settings
 
-_TEXT = ("workload", "model", "optimizer", "init_from")
-_WHOLE = ("batch_size", "seed", "max_steps", "max_examples")
-_OPTIONAL = (*HYPER_PARAMETERS, "max_steps", "max_examples", "target_loss", "init_from")
+#: What applies only where it is given, in the order of records.
+_OPTIONS = (
+    "schedule",
+    "warmup_steps",
+    "warmup_examples",
+    "beta2_half_life_examples",
+    "beta2_half_life_tokens",
+    "weight_decay_batch_size",
+    "max_steps",
+    "max_examples",
+    "target_loss",
+    "steps_after_target",
+    "init_from",
+)
+_TEXT = ("workload", "model", "optimizer", "schedule", "init_from", "data", "eval_data", "tokenizer")
+_REAL = ("lr", *HYPER_PARAMETERS, "beta2_half_life_examples", "beta2_half_life_tokens", "target_loss")
+_OPTIONAL = (*Settings.names(), *HYPER_PARAMETERS, *_OPTIONS)
 
 #: Smallest and largest value of each number; the second flag says whether the smallest itself is allowed.
 _RANGES: dict[str, tuple[float, bool, float]] = {
@@ -30,8 +47,16 @@ _RANGES: dict[str, tuple[float, bool, float]] = {
     "momentum": (0.0, True, 1.0),
     "eps": (0.0, True, math.inf),
     "weight_decay": (0.0, True, math.inf),
+    "warmup_steps": (1, True, math.inf),
+    "warmup_examples": (1, True, math.inf),
+    "beta2_half_life_examples": (0.0, False, math.inf),
+    "beta2_half_life_tokens": (0.0, False, math.inf),
+    "weight_decay_batch_size": (1, True, math.inf),
     "max_steps": (1, True, math.inf),
     "max_examples": (1, True, math.inf),
+    "steps_after_target": (1, True, math.inf),
+    **dict.fromkeys(Settings.names(), (1, True, math.inf)),
+    "shared_experts": (0, True, math.inf),
     "target_loss": (-math.inf, False, math.inf),
 }
 
@@ -41,13 +66,20 @@ class TrialConfig:
     """One training run.
 
     Attributes:
-        lr: learning rate, constant over the run, > 0.
+        lr: learning rate, > 0; its highest where a schedule or a warm-up changes it.
         batch_size: examples per optimizer step; may exceed the size of the data set.
         workload, model, optimizer: names; see `surge_sweeps.training.workloads` and `.optimizers`.
         seed: decides the initial parameters (unless `init_from`) and the order of the examples.
+        data, eval_data, sequence_length, tokenizer, layers, width, heads, experts, shared_experts, experts_per_token:
+            of the workload and its model, see `Settings`; None is their own default.
         beta1, beta2, eps, momentum, weight_decay: None is the optimizer's own default.
+        schedule, warmup_steps, warmup_examples: of the learning rate, see `surge_sweeps.training.learning_rate`; None:
+            it is constant.
+        beta2_half_life_examples, beta2_half_life_tokens, weight_decay_batch_size: let beta2 and the weight decay follow
+            the batch size, see `surge_sweeps.training.scaling`; None: they do not.
         max_steps, max_examples: the run ends at whichever comes first, after a whole batch; at least one is needed.
         target_loss: stop at the first logged step whose `eval/loss` is at or below it.
+        steps_after_target: go on for so many steps after that one (Li et al. 2024, section 3.3).
         init_from: checkpoint file to start from, with fresh optimizer state.
 
     Raises:
@@ -66,14 +98,31 @@ class TrialConfig:
     model: str = "mlp"
     optimizer: str = "adamw"
     seed: int = 0
+    data: str | None = None
+    eval_data: str | None = None
+    sequence_length: int | None = None
+    tokenizer: str | None = None
+    layers: int | None = None
+    width: int | None = None
+    heads: int | None = None
+    experts: int | None = None
+    shared_experts: int | None = None
+    experts_per_token: int | None = None
     beta1: float | None = None
     beta2: float | None = None
     eps: float | None = None
     momentum: float | None = None
     weight_decay: float | None = None
+    schedule: str | None = None
+    warmup_steps: int | None = None
+    warmup_examples: int | None = None
+    beta2_half_life_examples: float | None = None
+    beta2_half_life_tokens: float | None = None
+    weight_decay_batch_size: int | None = None
     max_steps: int | None = None
     max_examples: int | None = None
     target_loss: float | None = None
+    steps_after_target: int | None = None
     init_from: str | None = None
 
     def __post_init__(self) -> None:
@@ -84,11 +133,13 @@ class TrialConfig:
             _check_kind(name, value)
             if name not in _TEXT:
                 _check_range(name, value)
-            if name not in _TEXT and name not in _WHOLE:
+            if name in _REAL:
                 object.__setattr__(self, name, float(value))
-        check_workload(self.workload, self.model)
+        settings = self.settings
         self._check_hyper_parameters()
         self._check_budget()
+        self.lr_multiplier(0)
+        self._scaled(settings)
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
@@ -128,16 +179,44 @@ class TrialConfig:
             limits.append(-(-self.max_examples // self.batch_size))
         return min(limits)
 
+    @property
+    def settings(self) -> Settings:
+        """Of the workload and its model, their defaults filled in.
+
+        Raises:
+            UnknownNameError: unknown workload or model.
+            TrainingError: one that is missing, or that they do not take.
+        """
+        given = Settings(**{name: getattr(self, name) for name in Settings.names()})
+        return check_workload(self.workload, self.model, given)
+
+    @property
+    def has_constant_lr(self) -> bool:
+        """Whether every step has the same learning rate."""
+        return (
+            self.schedule in (None, "constant") and self.warmup_steps is None and self.warmup_examples is None
+        )
+
+    def lr_multiplier(self, step: int) -> float:
+        """The share of `lr` that the update after `step` steps takes, see `learning_rate.multiplier`."""
+        return multiplier(
+            self.schedule or "constant",
+            step,
+            batch_size=self.batch_size,
+            steps=self.steps,
+            warmup_steps=self.warmup_steps,
+            warmup_examples=self.warmup_examples,
+        )
+
     def resolved(self) -> TrialConfig:
-        """The same run with the optimizer's own defaults filled in where a hyper-parameter is None."""
-        defaults = optimizer_spec(self.optimizer).defaults
-        missing = {name: value for name, value in defaults.items() if getattr(self, name) is None}
-        return replace(self, **missing)  # type: ignore[arg-type]  # hyper-parameters are all floats
+        """The same run with every default filled in of the optimizer, the workload and its model."""
+        settings = {name: value for name, value in asdict(self.settings).items() if value is not None}
+        filled = {**self._given_hyper_parameters(), **settings}
+        return replace(self, **filled)
 
     def hyper_parameters(self) -> dict[str, float]:
-        """The optimizer's hyper-parameters but the learning rate, defaults filled in."""
-        resolved = self.resolved()
-        return {name: getattr(resolved, name) for name in optimizer_spec(self.optimizer).defaults}
+        """The optimizer's hyper-parameters but the learning rate, defaults filled in, as this batch size has them."""
+        return self._scaled(self.settings)
 
     def record(self) -> dict[str, Scalar]:
         """The run record's configuration: plain scalars, only what applies to this run.
@@ -150,11 +229,38 @@ class TrialConfig:
             name: getattr(self, name)
             for name in ("workload", "model", "optimizer", "lr", "batch_size", "seed")
         }
-        config.update(self.hyper_parameters())
-        for name in ("max_steps", "max_examples", "target_loss", "init_from"):
-            if getattr(self, name) is not None:
-                config[name] = getattr(self, name)
+        config |= {name: value for name, value in asdict(self.settings).items() if value is not None}
+        # As they are given: what follows the batch size would make each batch size an experiment of its own.
+        config.update(self._given_hyper_parameters())
+        config |= {name: getattr(self, name) for name in _OPTIONS if getattr(self, name) is not None}
         return config
+
+    def summary(self) -> dict[str, Scalar]:
+        """What the batch size makes of the hyper-parameters that follow it, as `used_NAME`; empty where none does.
+
+        >>> config = TrialConfig(lr=0.1, batch_size=8, max_steps=9, beta2_half_life_examples=8.0)
+        >>> config.record()["beta2"], config.summary()
+        (0.999, {'used_beta2': 0.5})
+        """
+        given = self._given_hyper_parameters()
+        return {
+            f"used_{name}": value for name, value in self.hyper_parameters().items() if value != given[name]
+        }
+
+    def _given_hyper_parameters(self) -> dict[str, float]:
+        defaults = optimizer_spec(self.optimizer).defaults
+        given = {name: getattr(self, name) for name in defaults if getattr(self, name) is not None}
+        return {**defaults, **given}
+
+    def _scaled(self, settings: Settings) -> dict[str, float]:
+        return effective_hyper_parameters(
+            self._given_hyper_parameters(),
+            batch_size=self.batch_size,
+            tokens_per_example=settings.sequence_length,
+            beta2_half_life_examples=self.beta2_half_life_examples,
+            beta2_half_life_tokens=self.beta2_half_life_tokens,
+            weight_decay_batch_size=self.weight_decay_batch_size,
+        )
 
     def _check_hyper_parameters(self) -> None:
         taken = tuple(optimizer_spec(self.optimizer).defaults)
@@ -168,6 +274,10 @@ class TrialConfig:
     def _check_budget(self) -> None:
         if self.max_steps is None and self.max_examples is None:
             raise TrainingError("the run has no end.", "Give max_steps, max_examples or both.")
+        if self.steps_after_target is not None and self.target_loss is None:
+            raise TrainingError(
+                "steps_after_target is given without a target_loss.", "Give both, or neither."
+            )
 
 
 def _check_kind(name: str, value: object) -> None:
@@ -177,8 +287,8 @@ def _check_kind(name: str, value: object) -> None:
         return
     if isinstance(value, str):
         raise TrainingError(f"{name} is the string {value!r}, not a number.", _mended(value))
-    if isinstance(value, bool) or not isinstance(value, int if name in _WHOLE else (int, float)):
-        kind = "a whole number" if name in _WHOLE else "a number"
+    if isinstance(value, bool) or not isinstance(value, (int, float) if name in _REAL else int):
+        kind = "a number" if name in _REAL else "a whole number"
         raise TrainingError(f"{name} is {value!r}, not {kind}.", f"Give {name} as {kind}.")
 
 

@@ -13,13 +13,15 @@ from torch import Tensor
 
 #: Keeps the stream of examples apart from other uses of the same seed.
 _STREAM = 1
+#: Examples of an endless data set that belong to one seed.
+STRETCH = 2**40
 
 
 class DataOrder:
     """The stream of example indices of one seed.
 
     Args:
-        size: examples in the data set.
+        size: examples in the data set; None: it has no end, and each seed has a stretch of it for itself.
         seed: at least 0.
 
     >>> order = DataOrder(size=5, seed=0)
@@ -29,14 +31,16 @@ class DataOrder:
     True
     """
 
-    def __init__(self, size: int, seed: int) -> None:
+    def __init__(self, size: int | None, seed: int) -> None:
         self.size = size
         self.seed = seed
 
     def positions(self, start: int, stop: int) -> Tensor:
         """(stop - start,) int64 example indices at the stream's positions [start, stop)."""
+        if self.size is None:
+            return torch.arange(start, stop) + self.seed * STRETCH
         first = start // self.size
-        epochs = [self._epoch(epoch) for epoch in range(first, -(-stop // self.size))]
+        epochs = [self._epoch(epoch, self.size) for epoch in range(first, -(-stop // self.size))]
         stream = np.concatenate(epochs) if epochs else np.empty(0, dtype=np.int64)
         return torch.from_numpy(stream[start - first * self.size : stop - first * self.size])
 
@@ -45,9 +49,9 @@ class DataOrder:
         stream = self.positions(first_step * batch_size, last_step * batch_size)
         return stream.view(last_step - first_step, batch_size)
 
-    def _epoch(self, epoch: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    def _epoch(self, epoch: int, size: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
         source = np.random.SeedSequence(self.seed, spawn_key=(_STREAM, epoch))
-        return np.random.Generator(np.random.PCG64(source)).permutation(self.size)
+        return np.random.Generator(np.random.PCG64(source)).permutation(size)
 
 
 def block_steps(batch_size: int) -> int:

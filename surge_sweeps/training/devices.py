@@ -1,12 +1,10 @@
-"""Where a run computes: the processor or one GPU, and its data there."""
+"""Where a run computes: the processor or one GPU."""
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
 
 from surge_sweeps.errors import TrainingError
-from surge_sweeps.training.workloads.base import Workload
 
 CPU = torch.device("cpu")
 
@@ -36,28 +34,3 @@ def pick_device(name: str, local_rank: int = 0) -> torch.device:
             "Start at most one process for each GPU, or choose --device cpu.",
         )
     return torch.device("cuda", local_rank)
-
-
-def on_device(workload: Workload, device: torch.device) -> Workload:
-    """The workload with its data on a device; itself where that is the processor."""
-    return workload if device.type == "cpu" else _Placed(workload, device)
-
-
-class _Placed:
-    """A workload whose data lies on a device; moved once."""
-
-    def __init__(self, workload: Workload, device: torch.device) -> None:
-        self._workload = workload
-        self._device = device
-        self.name = workload.name
-        self.train_inputs = workload.train_inputs.to(device)
-        self.train_targets = workload.train_targets.to(device)
-        self.eval_inputs = workload.eval_inputs.to(device)
-        self.eval_targets = workload.eval_targets.to(device)
-
-    def build_model(self, model: str, generator: torch.Generator) -> nn.Module:
-        # Made on the processor, so that a seed gives the same parameters everywhere.
-        return self._workload.build_model(model, generator).to(self._device)
-
-    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return self._workload.loss(outputs, targets)

@@ -8,17 +8,16 @@ which is faster for them.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
 
 import torch
 from torch import nn
 
 from surge_sweeps.training.config import TrialConfig
 from surge_sweeps.training.data_order import DataOrder
-from surge_sweeps.training.loop import continue_loop, each_batch
+from surge_sweeps.training.loop import Begun, continue_loop, each_batch
 from surge_sweeps.training.stacked import StackedReplicas
 from surge_sweeps.training.start import Start
-from surge_sweeps.training.trace import Trace, log_steps
+from surge_sweeps.training.trace import Trace
 from surge_sweeps.training.workloads.base import Workload
 
 #: Called with the traces after every logged step.
@@ -46,7 +45,7 @@ def stack_size(workload: Workload, model: nn.Module, batch_size: int) -> int:
     [106, 22, 1]
     """
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    outputs = batch_size * _outputs(model, workload.train_inputs[:1])
+    outputs = batch_size * _outputs(model, workload.eval_batch(0, 1)[0])
     size = min(STACK_PARAMETERS // parameters, STACK_OUTPUTS // outputs)
     return size if size >= MIN_REPLICAS else 1
 
@@ -90,43 +89,45 @@ def run_ensemble(
     )
     shared = configs[0]
     seeds = sorted(starts)
-    orders = [DataOrder(len(workload.train_targets), seed) for seed in seeds]
+    orders = [DataOrder(workload.train_examples, seed) for seed in seeds]
     batches = each_batch(orders, 0, shared.steps, shared.batch_size)
     seed_of_row = _positions(seeds, [configs[i].seed for i in rows])
-    for previous, step in pairwise(log_steps(shared.steps)):
-        total = torch.zeros(len(stack), dtype=workload.train_inputs.dtype)
-        for _ in range(previous, step):
-            total += stack.step(next(batches)[seed_of_row])
-        _log(traces, rows, step, stack.eval_losses(), (total / (step - previous)).tolist())
+    done = 0
+    total = torch.zeros(len(stack), dtype=workload.dtype)
+    live = list(range(len(rows)))
+    while live:
+        step = min(traces[rows[position]].next_step for position in live)
+        for number in range(done, step):
+            share = 1.0 if shared.has_constant_lr else shared.lr_multiplier(number)
+            total += stack.step(next(batches)[seed_of_row], share)
+        done = step
+        # Runs that go on after their target log at steps of their own.
+        due = [position for position in live if traces[rows[position]].next_step == step]
+        since = torch.tensor([step - traces[rows[position]].last_step for position in due])
+        means = (total[due] / since).tolist()
+        total[due] = 0
+        for position, eval_loss, train_loss in zip(due, stack.eval_losses(due), means, strict=True):
+            traces[rows[position]].add(step, eval_loss, train_loss)
         if on_step is not None:
             on_step(traces)
         live = [position for position, index in enumerate(rows) if traces[index].status is None]
         if len(live) < MIN_REPLICAS:
-            _finish_alone(workload, stack, {position: traces[rows[position]] for position in live})
+            for position in live:
+                trace = traces[rows[position]]
+                model, optimizer = stack.release(position, trace.config)
+                begun = Begun(done, None if done == trace.last_step else total[position : position + 1])
+                continue_loop(workload, model, optimizer, trace, begun=begun)
             if on_step is not None:
                 on_step(traces)
             break
         if len(rows) - len(live) >= COMPACT_SHARE * len(rows):
             stack.keep(live)
             rows = [rows[position] for position in live]
-            seed_of_row = seed_of_row[live]
+            seed_of_row, total = seed_of_row[live], total[live]
+            live = list(range(len(rows)))
     return traces
 
 
 def _positions(seeds: Sequence[int], wanted: Sequence[int]) -> torch.Tensor:
     place = {seed: position for position, seed in enumerate(seeds)}
     return torch.tensor([place[seed] for seed in wanted])
-
-
-def _log(
-    traces: Sequence[Trace], rows: Sequence[int], step: int, evals: Sequence[float], trains: Sequence[float]
-) -> None:
-    for index, eval_loss, train_loss in zip(rows, evals, trains, strict=True):
-        if traces[index].status is None:
-            traces[index].add(step, eval_loss, train_loss)
-
-
-def _finish_alone(workload: Workload, stack: StackedReplicas, left: Mapping[int, Trace]) -> None:
-    for position, trace in left.items():
-        model, optimizer = stack.release(position, trace.config)
-        continue_loop(workload, model, optimizer, trace)

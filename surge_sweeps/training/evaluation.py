@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from surge_sweeps.errors import TrainingError
 from surge_sweeps.training.memory import is_out_of_memory, release_memory
-from surge_sweeps.training.workloads.base import Workload
+from surge_sweeps.training.workloads.base import Penalized, Workload
 
 
 def evaluate(workload: Workload, model: nn.Module) -> float:
@@ -25,7 +25,7 @@ class Evaluator:
     def __init__(self, workload: Workload, model: nn.Module) -> None:
         self._workload = workload
         self._model = model
-        self.examples_at_once = len(workload.eval_targets)
+        self.examples_at_once = workload.eval_examples
 
     def __call__(self) -> float:
         """Mean loss over the whole held-out set.
@@ -53,18 +53,21 @@ class Evaluator:
                 self._model.train()
 
     def _attempt(self) -> float | None:
-        inputs, targets = self._workload.eval_inputs, self._workload.eval_targets
+        total, size = self._workload.eval_examples, self.examples_at_once
         try:
             with torch.no_grad():
-                if self.examples_at_once >= len(targets):
-                    return float(self._loss(inputs, targets))
-                size = self.examples_at_once
-                parts = zip(torch.split(inputs, size), torch.split(targets, size), strict=True)
-                return sum(float(self._loss(*part)) * len(part[1]) for part in parts) / len(targets)
+                if size >= total:
+                    return float(self._loss(0, total))
+                parts = [(start, min(start + size, total)) for start in range(0, total, size)]
+                # Read at the end, so that a GPU is not waited for between the parts.
+                losses = [self._loss(*part) * (part[1] - part[0]) for part in parts]
+                return sum(map(float, losses)) / total
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
             return None
 
-    def _loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        return self._workload.loss(self._model(inputs), targets)
+    def _loss(self, start: int, stop: int) -> Tensor:
+        inputs, targets = self._workload.eval_batch(start, stop)
+        outputs = self._model(inputs)
+        return self._workload.loss(outputs.outputs if isinstance(outputs, Penalized) else outputs, targets)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -12,15 +11,15 @@ from torch import Tensor, nn
 
 from surge_sweeps.training.config import TrialConfig
 from surge_sweeps.training.data_order import DataOrder, block_steps
-from surge_sweeps.training.optimizers import Stepper, build_optimizer
+from surge_sweeps.training.optimizers import Stepper, build_optimizer, set_learning_rate
 from surge_sweeps.training.start import Start
 from surge_sweeps.training.steps import Steps
-from surge_sweeps.training.trace import OnPoint, Trace, log_steps
+from surge_sweeps.training.trace import OnPoint, Trace
 from surge_sweeps.training.workloads.base import Workload
 
 #: Called with the model after every logged point; see `train_to_losses`.
 OnModel = Callable[[Trace, nn.Module], None]
-#: Called after every optimizer step with what is begun; what it is given changes with the next step.
+#: Called after every optimizer step with what is begun.
 OnStep = Callable[["Begun"], None]
 
 
@@ -28,12 +27,12 @@ class Begun(NamedTuple):
     """How far a run is on its way from one logged point to the next.
 
     Attributes:
-        step: optimizer steps done. loss_sum: () sum of the minibatch losses since the last logged point; of several
-            processes each has that of its share.
+        step: optimizer steps done. sums: (1,) or (2,) sums since the last logged point of what `Steps.step` returned;
+            None: none was done since. Of several processes each has those of its share.
     """
 
     step: int
-    loss_sum: Tensor
+    sums: Tensor | None
 
 
 def run_loop(
@@ -51,12 +50,12 @@ def run_loop(
         workload, config, start: what to train and from where; `start` is not changed.
         on_point: called with every point as it is logged.
         on_model: called with the trace and the model after every logged point but the first.
-        logged: the steps to log; default `log_steps`.
+        logged: see `Trace`.
     """
-    trace = Trace(config, start.loss, start.checkpoint, on_point)
+    trace = Trace(config, start.loss, start.checkpoint, on_point, logged)
     model = copy.deepcopy(start.model)
-    optimizer = build_optimizer(config.optimizer, model.parameters(), config.lr, config.hyper_parameters())
-    continue_loop(workload, model, optimizer, trace, on_model=on_model, logged=logged)
+    optimizer = build_optimizer(config.optimizer, model, config.lr, config.hyper_parameters())
+    continue_loop(workload, model, optimizer, trace, on_model=on_model)
     return trace
 
 
@@ -69,7 +68,6 @@ def continue_loop(
     begun: Begun | None = None,
     on_model: OnModel | None = None,
     on_step: OnStep | None = None,
-    logged: Sequence[int] | None = None,
     steps: Steps | None = None,
 ) -> None:
     """Train on to the end of the run. Changes `model`, `optimizer` and `trace`.
@@ -81,20 +79,22 @@ def continue_loop(
     """
     config = trace.config
     steps = steps or Steps(workload, model, optimizer)
-    points = [step for step in logged or log_steps(config.steps) if step >= trace.last_step]
-    done, loss_sum = begun or Begun(trace.last_step, _zero(workload))
-    order = [DataOrder(len(workload.train_targets), config.seed)]
+    lr_at = None if config.has_constant_lr else (lambda step: config.lr * config.lr_multiplier(step))
+    done, sums = begun or Begun(trace.last_step, None)
+    order = [DataOrder(workload.train_examples, config.seed)]
     batches = each_batch(order, done, config.steps, config.batch_size)
-    for previous, step in pairwise(points):
-        if trace.status is not None:
-            return
+    while trace.status is None:
+        previous, step = trace.last_step, trace.next_step
         while done < step:
-            loss_sum += steps.step(next(batches)[0])
+            if lr_at is not None:
+                set_learning_rate(optimizer, lr_at(done))
+            measured = steps.step(next(batches)[0])
+            sums = measured if sums is None else sums + measured
             done += 1
             if on_step is not None:
-                on_step(Begun(done, loss_sum))
-        trace.add(step, *steps.losses(loss_sum, step - previous))
-        loss_sum = _zero(workload)
+                on_step(Begun(done, sums))
+        trace.add(step, *steps.losses(sums, step - previous))
+        sums = None
         if on_model is not None:
             on_model(trace, model)
 
@@ -105,8 +105,3 @@ def each_batch(orders: Sequence[DataOrder], first: int, last: int, batch_size: i
     for start in range(first, last, block):
         stop = min(start + block, last)
         yield from torch.stack([order.batches(start, stop, batch_size) for order in orders], dim=1)
-
-
-def _zero(workload: Workload) -> Tensor:
-    inputs = workload.train_inputs
-    return torch.zeros((), dtype=inputs.dtype, device=inputs.device)

@@ -19,7 +19,25 @@ DEVICES = ("auto", "cpu", "cuda")
 
 _FLAGS: tuple[tuple[str, type, str], ...] = (
     ("workload", str, "what to train on (default: digits)"),
-    ("model", str, "model of the workload: mlp or cnn (default: mlp)"),
+    ("model", str, "model of the workload (default: mlp); a wrong name lists them all"),
+    (
+        "data",
+        str,
+        "what to train on: a path, the name of a known data set (surge-sweep data --list), or hf:...",
+    ),
+    (
+        "eval_data",
+        str,
+        "the held-out set, likewise; default: the data set's own, else a fixed share of the data",
+    ),
+    ("sequence_length", int, "tokens of an example of text; default: the workload's own"),
+    ("tokenizer", str, "what makes text tokens: bytes, bpe-N or a tokenizer.json; default: bytes"),
+    ("layers", int, "layers of the model; default, here and below: the model's own"),
+    ("width", int, "width of the model's layers"),
+    ("heads", int, "attention heads"),
+    ("experts", int, "experts that tokens are routed to"),
+    ("shared_experts", int, "experts that see every token"),
+    ("experts_per_token", int, "experts that each token is routed to"),
     ("optimizer", str, "optimizer (default: adamw); a wrong name lists them all"),
     ("lr", float, "learning rate, > 0; required"),
     ("batch_size", int, "examples per step, of all processes together; required"),
@@ -29,9 +47,16 @@ _FLAGS: tuple[tuple[str, type, str], ...] = (
     ("eps", float, "added to the denominator; default: the optimizer's own"),
     ("momentum", float, "momentum; default: the optimizer's own"),
     ("weight_decay", float, "weight decay; default: the optimizer's own"),
+    ("schedule", str, "learning rate over the run (default: constant); a wrong name lists them all"),
+    ("warmup_steps", int, "steps of linear warm-up of the learning rate"),
+    ("warmup_examples", int, "the same, in examples"),
+    ("beta2_half_life_examples", float, "let beta2 forget half in so many examples, whatever the batch size"),
+    ("beta2_half_life_tokens", float, "the same, in tokens of text"),
+    ("weight_decay_batch_size", int, "batch size of which weight_decay is; at others it is in proportion"),
     ("max_steps", int, "stop after this many steps"),
     ("max_examples", int, "stop after this many examples; this or --max_steps is required"),
     ("target_loss", float, "stop once the evaluation loss is at or below this"),
+    ("steps_after_target", int, "go on for so many steps from there"),
     ("init_from", str, "checkpoint file to start from, with fresh optimizer state"),
 )
 

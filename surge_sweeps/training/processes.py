@@ -19,6 +19,7 @@ from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from surge_sweeps.errors import TrainingError
+from surge_sweeps.training.workloads.base import has_dynamic_shapes
 
 #: The longest that one process waits for another: the first one waits up to two minutes at a time for a store that is
 #: away, and the others wait for it.
@@ -191,4 +192,10 @@ def parallel(model: nn.Module, device: torch.device) -> DistributedDataParallel:
     with warnings.catch_warnings():
         # Torch 2.13 renames the option; older ones know only this name.
         warnings.simplefilter("ignore", FutureWarning)
-        return DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False)
+        return DistributedDataParallel(
+            model,
+            device_ids=ids,
+            broadcast_buffers=False,
+            # An expert may get no token of a batch.
+            find_unused_parameters=has_dynamic_shapes(model),
+        )

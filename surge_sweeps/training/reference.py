@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from torch import nn
@@ -16,8 +16,15 @@ from surge_sweeps.training.trace import Trace
 from surge_sweeps.training.workloads import load_workload
 
 
-def train_to_losses(config: TrialConfig, losses: Sequence[float], folder: Path) -> list[Path]:
-    """Train one run, evaluated at every step, and save a checkpoint at the first crossing of each loss.
+def train_to_losses(
+    config: TrialConfig,
+    losses: Sequence[float],
+    folder: Path,
+    *,
+    evaluate_every: int = 1,
+    on_loss: Callable[[int, float], None] = lambda *_: None,
+) -> list[Path]:
+    """Train one run, evaluated as it goes, and save a checkpoint at the first crossing of each loss.
 
     Files are named WORKLOAD-MODEL-loss-LOSS-HASH.pt, with the loss asked for (the file records the one found) and the
     first 8 digits of the content hash. The same call writes the same files. The run stops at the last crossing.
@@ -25,7 +32,8 @@ def train_to_losses(config: TrialConfig, losses: Sequence[float], folder: Path) 
     Args:
         config: the reference run; its `target_loss` is not used.
         losses: evaluation losses to cross, in any order.
-        folder: made if it is not there.
+        folder: made if it is not there. evaluate_every: steps from one evaluation to the next; a crossing is seen at
+            the first one after it. on_loss: called with step and loss of each.
 
     Returns:
         One path for each of `losses`, in their order.
@@ -36,7 +44,7 @@ def train_to_losses(config: TrialConfig, losses: Sequence[float], folder: Path) 
     """
     if not losses:
         raise TrainingError("there are no losses to train to.", "Give at least one.")
-    workload = load_workload(config.workload)
+    workload = load_workload(config.workload, config.settings)
     settings = _until(config, min(losses))
     start = starts(workload, [settings])[settings.seed]
     above = [loss for loss in losses if loss >= start.loss]
@@ -47,12 +55,13 @@ def train_to_losses(config: TrialConfig, losses: Sequence[float], folder: Path) 
     saved: dict[float, Path] = {}
 
     def save_crossings(trace: Trace, model: nn.Module) -> None:
+        on_loss(trace.last_step, trace.last_eval_loss)
         for loss in losses:
             if loss not in saved and trace.last_eval_loss <= loss:
                 saved[loss] = _save(folder, loss, trace, model)
 
-    every_step = range(settings.steps + 1)
-    trace = run_loop(workload, settings, start, on_model=save_crossings, logged=every_step)
+    evaluated = [*range(0, settings.steps, evaluate_every), settings.steps]
+    trace = run_loop(workload, settings, start, on_model=save_crossings, logged=evaluated)
     missing = [loss for loss in losses if loss not in saved]
     if missing:
         raise TrainingError(

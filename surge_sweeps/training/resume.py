@@ -124,7 +124,8 @@ class _Stoppable:
 
     def _save(self, trace: Trace, begun: Begun, *, is_needed: bool) -> None:
         session, cut = self.session, self.session.steps.cut
-        sums = [row[0] for row in self._processes.gather(float(begun.loss_sum))]
+        own = [] if begun.sums is None else begun.sums.tolist()
+        sums = self._processes.gather(*own)
         if not self._is_first:
             return
         try:
@@ -134,7 +135,7 @@ class _Stoppable:
                 session.optimizer,
                 trace,
                 step=begun.step,
-                loss_sums=torch.tensor(sums, dtype=begun.loss_sum.dtype),
+                sums=torch.tensor(sums, dtype=session.workload.dtype),
                 wanted_micro_batch_size=self._wanted,
                 micro_batch_size=cut.size if cut is not None else None,
                 evaluated_at_once=session.steps.evaluate.examples_at_once,
@@ -169,12 +170,12 @@ class _Stoppable:
             return Trace(self._config, session.start.loss, session.start.checkpoint, run.log), None
         session.model.load_state_dict(saved["model"])
         session.optimizer.load_state_dict(saved["optimizer"])
-        (_, start_loss, _), *points = saved["points"]
+        (_, start_loss, *_), *points = saved["points"]
         trace = Trace(self._config, start_loss, session.start.checkpoint, run.log)
-        for step, eval_loss, train_loss in points:
-            trace.add(step, eval_loss, train_loss)
+        for point in points:
+            trace.add(*point)
         self._restore_cut(saved)
-        return trace, Begun(saved["step"], self._own_sum(saved))
+        return trace, Begun(saved["step"], self._own_sums(saved))
 
     def _tell_start(self, content: bytes | None) -> None:
         if content is not None:
@@ -194,12 +195,14 @@ class _Stoppable:
             steps.cut = cut_batch(self._config.batch_size, size, processes)
         steps.evaluate.examples_at_once = min(steps.evaluate.examples_at_once, saved["evaluated_at_once"])
 
-    def _own_sum(self, saved: State) -> torch.Tensor:
-        """This process's part of the losses since the last point."""
-        sums, rank = saved["loss_sums"], self._processes.rank
+    def _own_sums(self, saved: State) -> torch.Tensor | None:
+        """This process's part of what was measured since the last point."""
+        sums, rank = saved["sums"], self._processes.rank
+        if sums.numel() == 0:
+            return None
         # As many processes as before take their own; of another number each takes the mean, which is what counts.
-        own: torch.Tensor = sums[rank.number] if len(sums) == rank.size else sums.mean()
-        return own.clone().to(self.session.workload.train_inputs.device)
+        own: torch.Tensor = sums[rank.number] if len(sums) == rank.size else sums.mean(dim=0)
+        return own.clone().to(self.session.workload.device)
 
 
 def _cut_asked(size: int | None) -> str:

@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
+from surge_sweeps.errors import TrainingError
 from surge_sweeps.training.config import TrialConfig
-from surge_sweeps.training.devices import CPU, on_device
+from surge_sweeps.training.devices import CPU
 from surge_sweeps.training.micro_batches import cut_batch
-from surge_sweeps.training.optimizers import Stepper, build_optimizer
+from surge_sweeps.training.optimizers import Stepper, build_optimizer, optimizer_spec
 from surge_sweeps.training.processes import ALONE, Processes
 from surge_sweeps.training.start import Start, starts
 from surge_sweeps.training.steps import Steps, Wishes
@@ -61,11 +62,25 @@ def open_session(
         MissingExtraError: a package that the workload or the optimizer needs is not installed.
     """
     cut = cut_batch(config.batch_size, setup.micro_batch_size, setup.processes.rank.size)
-    workload = on_device(load_workload(config.workload), setup.device)
+    if cut.size < config.batch_size and not optimizer_spec(config.optimizer).can_accumulate:
+        raise TrainingError(
+            f"the optimizer {config.optimizer!r} needs the whole batch at once, in one process.",
+            "Start it in one process and without --micro-batch-size, or take another optimizer.",
+        )
+    workload = load_workload(config.workload, config.settings).on(setup.device)
     start = starts(workload, [config])[config.seed]
     # Machines may round differently, and what a loss decides must be decided alike.
     start = replace(start, loss=setup.processes.gather(start.loss)[0][0])
     model = copy.deepcopy(start.model)
-    optimizer = build_optimizer(config.optimizer, model.parameters(), config.lr, config.hyper_parameters())
-    steps = Steps(workload, model, optimizer, cut, processes=setup.processes, say=say, wishes=wishes)
+    optimizer = build_optimizer(config.optimizer, model, config.lr, config.hyper_parameters())
+    steps = Steps(
+        workload,
+        model,
+        optimizer,
+        cut,
+        processes=setup.processes,
+        say=say,
+        wishes=wishes,
+        can_accumulate=optimizer_spec(config.optimizer).can_accumulate,
+    )
     return Session(workload, start, model, optimizer, steps)

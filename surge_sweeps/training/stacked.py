@@ -9,7 +9,7 @@ does the work of hundreds.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import TypeGuard
 
@@ -19,22 +19,23 @@ from torch.func import functional_call, stack_module_state, vmap
 
 from surge_sweeps.errors import TrainingError
 from surge_sweeps.training.config import TrialConfig
-from surge_sweeps.training.optimizers import Stepper, build_optimizer, optimizer_spec
-from surge_sweeps.training.workloads.base import Workload
+from surge_sweeps.training.optimizers import Stepper, build_optimizer, optimizer_spec, set_learning_rate
+from surge_sweeps.training.workloads.base import Workload, has_dynamic_shapes
 
 
 def can_stack(model: nn.Module, optimizer: str) -> bool:
     """Whether replicas of `model` can train as one under `optimizer`, exactly.
 
     Not with an optimizer that looks at whole tensors, nor with a model that keeps state of its own (BatchNorm) or
-    draws random numbers (dropout).
+    draws random numbers (dropout), or whose shapes depend on the data (a mixture of experts).
 
     >>> can_stack(nn.Linear(2, 2), "adamw"), can_stack(nn.Linear(2, 2), "muon"), can_stack(nn.BatchNorm1d(2), "sgd")
     (True, False, False)
     """
     has_state = any(True for _ in model.buffers())
     is_random = any(isinstance(layer, nn.modules.dropout._DropoutNd) for layer in model.modules())
-    return optimizer_spec(optimizer).elementwise and not has_state and not is_random
+    is_dynamic = has_dynamic_shapes(model)
+    return optimizer_spec(optimizer).elementwise and not has_state and not is_random and not is_dynamic
 
 
 class StackedReplicas:
@@ -60,7 +61,7 @@ class StackedReplicas:
             )
         _keep_freed_memory()
         self._workload = workload
-        self._lr = torch.tensor([config.lr for config in configs], dtype=workload.train_inputs.dtype)
+        self._lr = torch.tensor([config.lr for config in configs], dtype=workload.dtype)
         stacked, _ = stack_module_state(list(models))
         self._parameters = {name: value.detach().requires_grad_() for name, value in stacked.items()}
         self._plain = copy.deepcopy(models[0])
@@ -71,16 +72,17 @@ class StackedReplicas:
     def __len__(self) -> int:
         return len(self._lr)
 
-    def step(self, indices: Tensor) -> Tensor:
+    def step(self, indices: Tensor, lr_multiplier: float = 1.0) -> Tensor:
         """One optimizer step of every replica.
 
         Args:
-            indices: (replicas, batch) examples of each replica.
+            indices: (replicas, batch) examples of each replica. lr_multiplier: of all their learning rates.
 
         Returns:
             (replicas,) minibatch losses before the step.
         """
-        inputs, targets = self._workload.train_inputs[indices], self._workload.train_targets[indices]
+        inputs, targets = self._workload.train_batch(indices)
+        lr = self._lr if lr_multiplier == 1.0 else self._lr * lr_multiplier
         losses: Tensor = self._losses(self._parameters, inputs, targets)
         parameters = list(self._parameters.values())
         # The replicas share nothing, so the gradient of the sum holds each replica's own gradient.
@@ -91,17 +93,17 @@ class StackedReplicas:
                 parameter.grad = gradient
             self._optimizer.step()
             for parameter, old in zip(parameters, before, strict=True):
-                share = self._lr.view(-1, *[1] * (parameter.ndim - 1))
+                share = lr.view(-1, *[1] * (parameter.ndim - 1))
                 torch.lerp(old, parameter, share, out=parameter)
         return losses.detach()
 
-    def eval_losses(self) -> list[float]:
-        """Mean loss of each replica over the whole held-out set."""
-        inputs, targets = self._workload.eval_inputs, self._workload.eval_targets
+    def eval_losses(self, rows: Iterable[int]) -> list[float]:
+        """Mean loss of some replicas over the whole held-out set."""
+        inputs, targets = self._workload.eval_batch(0, self._workload.eval_examples)
         losses = []
         with torch.no_grad():
             # One by one: on this many examples the stacked operations are slower, their values leave the cache.
-            for row in range(len(self)):
+            for row in rows:
                 self._load(self._plain, row)
                 losses.append(float(self._workload.loss(self._plain(inputs), targets)))
         return losses
@@ -124,14 +126,18 @@ class StackedReplicas:
         self._load(self._plain, row)
         model = copy.deepcopy(self._plain)
         optimizer = self._over(list(model.parameters()), lr=config.lr)
-        for name, own in model.named_parameters():
-            stacked = self._parameters[name]
-            state = {
-                key: value[row].clone() if _goes_with(value, stacked) else copy.deepcopy(value)
-                for key, value in self._state(stacked).items()
+        # With what the optimizer keeps for all parameters, as its count of steps.
+        state = self._optimizer.state_dict()
+        parameters = list(self._parameters.values())
+        state["state"] = {
+            number: {
+                key: value[row].clone() if _goes_with(value, parameters[number]) else copy.deepcopy(value)
+                for key, value in entries.items()
             }
-            if state and isinstance(optimizer, torch.optim.Optimizer):
-                optimizer.state[own] = state
+            for number, entries in state["state"].items()
+        }
+        optimizer.load_state_dict(state)
+        set_learning_rate(optimizer, config.lr)
         return model, optimizer
 
     def _load(self, model: nn.Module, row: int) -> None:

@@ -28,7 +28,7 @@ from surge_sweeps.training.preemption import CHECKPOINT_DIR, CHECKPOINT_VARIABLE
 from surge_sweeps.training.trace import Trace
 from surge_sweeps.training.trainer import run_config
 
-_FORMAT = 3
+_FORMAT = 4
 _PLAIN_ID = re.compile(r"[A-Za-z0-9_\-]{1,64}")
 
 #: A state as it is read: parts by name.
@@ -79,7 +79,7 @@ def write_state(
     trace: Trace,
     *,
     step: int,
-    loss_sums: Tensor,
+    sums: Tensor,
     wanted_micro_batch_size: int | None,
     micro_batch_size: int | None,
     evaluated_at_once: int,
@@ -87,7 +87,8 @@ def write_state(
     """Write the state of a run atomically.
 
     Args:
-        step: optimizer steps done. loss_sums: (processes,) sum of each one's losses since the last point.
+        step: optimizer steps done. sums: (processes, 0, 1 or 2) what each has measured since the last
+            point, see `Steps.step`.
         wanted_micro_batch_size: as asked for, None: nothing was. micro_batch_size: as it is, None: batches are not cut.
         evaluated_at_once: examples of the held-out set.
 
@@ -102,7 +103,7 @@ def write_state(
         "optimizer": optimizer.state_dict(),
         "points": trace.points(),
         "step": step,
-        "loss_sums": loss_sums,
+        "sums": sums,
         "wanted_micro_batch_size": wanted_micro_batch_size,
         "micro_batch_size": micro_batch_size,
         "evaluated_at_once": evaluated_at_once,
@@ -155,7 +156,7 @@ _PARTS = (
     "optimizer",
     "points",
     "step",
-    "loss_sums",
+    "sums",
     "wanted_micro_batch_size",
     "micro_batch_size",
     "evaluated_at_once",

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,9 +22,9 @@ from surge_sweeps.training.batch_statistics import batch_statistics_layers, stat
 from surge_sweeps.training.evaluation import Evaluator
 from surge_sweeps.training.memory import is_out_of_memory, release_memory
 from surge_sweeps.training.micro_batches import MicroBatches, cut_batch
-from surge_sweeps.training.optimizers import Stepper
+from surge_sweeps.training.optimizers import Stepper, backward
 from surge_sweeps.training.processes import ALONE, Processes, parallel
-from surge_sweeps.training.workloads.base import Workload
+from surge_sweeps.training.workloads.base import Penalized, Workload
 
 #: What a process wants done after a step; it is done once one of them wants it.
 Wishes = Callable[[], tuple[bool, ...]]
@@ -38,6 +39,7 @@ class Steps:
         processes: that train the run together.
         say: told of every halving, and of what a cut changes.
         wishes: asked once a step in every process, see `agreed`.
+        can_accumulate: whether the optimizer takes gradients that are sums over micro-batches.
 
     Attributes:
         cut: as it is now. evaluate: the evaluation of the model.
@@ -54,6 +56,7 @@ class Steps:
         processes: Processes = ALONE,
         say: Callable[[str], None] = lambda _: None,
         wishes: Wishes = tuple,
+        can_accumulate: bool = True,
     ) -> None:
         self._workload = workload
         self._model = model
@@ -62,6 +65,7 @@ class Steps:
         self._is_alone = processes.rank.size == 1
         self._say = say
         self._wishes = wishes
+        self._can_accumulate = can_accumulate
         self.evaluate = Evaluator(workload, model)
         self._has_buffers = any(True for _ in model.buffers())
         self._kept: list[Tensor] = []
@@ -79,7 +83,8 @@ class Steps:
             indices: (batch,) the examples of all processes together.
 
         Returns:
-            () mean loss of this process's share before the step.
+            (1,) mean loss of this process's share before the step; (2,) where the model adds a penalty to it: the loss
+            without it, and the penalty.
 
         Raises:
             TrainingError: memory does not hold a single example, or another process is lost.
@@ -93,16 +98,18 @@ class Steps:
                 return loss
             self._halve(len(indices))
 
-    def losses(self, loss_sum: Tensor, steps: int) -> tuple[float, float]:
-        """The evaluation loss and the mean training loss of the last `steps` steps, the same in every process.
+    def losses(self, sums: Tensor | None, steps: int) -> tuple[float, ...]:
+        """The evaluation loss and the means of the last `steps` steps, the same in every process.
 
         Args:
-            loss_sum: () sum of what `step` returned.
+            sums: of what `step` returned.
         """
         is_first = self._processes.rank.number == 0
         # The first one evaluates for all.
-        rows = self._processes.gather(self.evaluate() if is_first else 0.0, float(loss_sum))
-        return rows[0][0], sum(row[1] for row in rows) / len(rows) / steps
+        own = [] if sums is None else sums.tolist()
+        rows = self._processes.gather(self.evaluate() if is_first else 0.0, *own)
+        means = (sum(row) / len(rows) / steps for row in list(zip(*rows, strict=True))[1:])
+        return rows[0][0], *means
 
     def summary(self) -> dict[str, Scalar]:
         """How batches were cut last, for the run's summary; empty where they were not.
@@ -140,9 +147,8 @@ class Steps:
         try:
             self._optimizer.zero_grad()
             if self.cut is None or self.cut.accumulation == 1:
-                loss = self._loss(self._model, indices)
-                loss.backward()  # type: ignore[no-untyped-call]
-                loss = loss.detach()
+                objective, loss = self._loss(self._model, indices)
+                backward(objective, self._optimizer)
             else:
                 loss = self._accumulate(
                     self._model, torch.split(indices, self.cut.size), self.cut.accumulation
@@ -170,30 +176,29 @@ class Steps:
         ran_out, *wishes = self._processes.any_of(last is None, *self._wishes())
         if ran_out or done is None or last is None:
             return None
-        self._exchange(last)
+        self._exchange(last.objective)
         self.agreed = tuple(wishes)
-        return done + last.detach()
+        return last.measured if len(parts) == 1 else done + last.measured
 
     def _before_exchange(
         self, model: DistributedDataParallel, parts: tuple[Tensor, ...]
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """All but the backward of the last micro-batch: loss of those before it, and its own; None: no memory."""
+    ) -> tuple[Tensor | None, _Loss | None]:
+        """All but the backward of the last micro-batch: losses of those before it, and its own; None: no memory."""
         try:
             with model.no_sync():
                 done = self._accumulate(model, parts[:-1], len(parts))
-            return done, self._loss(model, parts[-1]) / len(parts)
+            return done, self._loss(model, parts[-1], len(parts))
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
             return None, None
 
     def _accumulate(self, model: nn.Module, parts: tuple[Tensor, ...], accumulation: int) -> Tensor:
-        inputs = self._workload.train_inputs
-        total = torch.zeros((), dtype=inputs.dtype, device=inputs.device)
-        for part in parts:
-            loss = self._loss(model, part) / accumulation
-            loss.backward()  # type: ignore[no-untyped-call]
-            total += loss.detach()
+        total = torch.zeros(1, dtype=self._workload.dtype, device=self._workload.device)
+        for number, part in enumerate(parts):
+            objective, measured = self._loss(model, part, accumulation)
+            objective.backward()  # type: ignore[no-untyped-call]
+            total = measured if number == 0 else total + measured
         return total
 
     def _exchange(self, loss: Tensor) -> None:
@@ -214,7 +219,7 @@ class Steps:
         """Whether a micro-batch fits into the memory of every process."""
         fits = True
         try:
-            self._loss(self._model, part).backward()  # type: ignore[no-untyped-call]
+            self._loss(self._model, part).objective.backward()  # type: ignore[no-untyped-call]
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
@@ -230,11 +235,11 @@ class Steps:
         so that a run that goes on exchanges, and so rounds, as one that never stopped.
         """
         try:
-            self._parallel = parallel(self._model, self._workload.train_inputs.device)
+            self._parallel = parallel(self._model, self._workload.device)
         except RuntimeError as error:
             raise self._no_exchange(error) from error
         for _ in range(2):
-            self._exchange(self._loss(self._parallel, part))
+            self._exchange(self._loss(self._parallel, part).objective)
         self._restore_buffers()
         return self._parallel
 
@@ -248,6 +253,11 @@ class Steps:
             gc.collect()
         self._restore_buffers()
         release_memory()
+        if not self._can_accumulate:
+            raise TrainingError(
+                "memory does not hold the batch, and the optimizer needs all of it at once.",
+                "Give the trial more memory, or take a smaller batch, a smaller model or another optimizer.",
+            )
         before = self._cut_of(batch_size)
         self.cut = before.halved()
         if self.cut is None:
@@ -275,9 +285,19 @@ class Steps:
             self._say(warning)
         self._warned = warning
 
-    def _loss(self, model: nn.Module, indices: Tensor) -> Tensor:
-        workload = self._workload
-        inputs, targets = workload.train_inputs, workload.train_targets
-        if inputs.device.type != "cpu":
-            indices = indices.to(inputs.device)
-        return workload.loss(model(inputs[indices]), targets[indices])
+    def _loss(self, model: nn.Module, indices: Tensor, accumulation: int = 1) -> _Loss:
+        inputs, targets = self._workload.train_batch(indices)
+        outputs = model(inputs)
+        if not isinstance(outputs, Penalized):
+            loss = self._workload.loss(outputs, targets)
+            loss = loss if accumulation == 1 else loss / accumulation
+            return _Loss(loss, loss.detach().unsqueeze(0))
+        parts = torch.stack((self._workload.loss(outputs.outputs, targets), outputs.penalty)) / accumulation
+        return _Loss(parts.sum(), parts.detach())
+
+
+class _Loss(NamedTuple):
+    """Of one micro-batch, as its share of the batch: what is differentiated, and what `Steps.step` returns."""
+
+    objective: Tensor
+    measured: Tensor

@@ -7,12 +7,21 @@ reaches its target loss, diverges, or uses up its budget; all three are judged a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from surge_sweeps.curves import Status
-from surge_sweeps.trackers.base import EVAL_LOSS, EXAMPLES, TRAIN_LOSS, RunRecord, Scalar
+from surge_sweeps.trackers.base import (
+    BALANCE_LOSS,
+    EVAL_LOSS,
+    EXAMPLES,
+    TOKENS,
+    TRAIN_LOSS,
+    RunRecord,
+    Scalar,
+)
 from surge_sweeps.training.config import TrialConfig
 
 #: A run whose evaluation loss exceeds this many times its first one has diverged.
@@ -46,6 +55,11 @@ class Trace:
         start_loss: evaluation loss at step 0, which is logged at once.
         start_checkpoint: content hash of the checkpoint it branched from; None from scratch.
         on_point: called with every point as it is logged.
+        logged: the steps to log; default `log_steps`. After a target that the run goes on from, those of
+            `steps_after_target` are logged likewise.
+
+    Attributes:
+        status: None as long as the run goes on.
     """
 
     def __init__(
@@ -54,46 +68,70 @@ class Trace:
         start_loss: float,
         start_checkpoint: str | None = None,
         on_point: OnPoint | None = None,
+        logged: Sequence[int] | None = None,
     ) -> None:
         self.config = config
         self.status: Status | None = None
         self.start_loss = start_loss
+        self._logged = logged or log_steps(config.steps)
+        self._last_of_run = config.steps
+        self._reached = False
         self._start_checkpoint = start_checkpoint
         self._on_point = on_point
         self._last_finite_step: int | None = None
         self._metrics: dict[str, list[tuple[int, float]]] = {EVAL_LOSS: [], TRAIN_LOSS: [], EXAMPLES: []}
+        self._tokens_per_example = config.settings.sequence_length
         self.add(0, start_loss, None)
 
-    def add(self, step: int, eval_loss: float, train_loss: float | None) -> None:
+    def add(
+        self, step: int, eval_loss: float, train_loss: float | None, balance_loss: float | None = None
+    ) -> None:
         """Log one point and decide whether the run ends here.
 
         Args:
             step: optimizer steps done.
             eval_loss: mean loss over the whole held-out set after that step.
             train_loss: mean minibatch loss, each before its update, since the last logged point; None at step 0.
+            balance_loss: likewise, the mean of what a model adds to the loss of training; None where it adds nothing.
         """
         values = {EVAL_LOSS: eval_loss, EXAMPLES: float(step * self.config.batch_size)}
+        if self._tokens_per_example is not None:
+            values[TOKENS] = values[EXAMPLES] * self._tokens_per_example
         if train_loss is not None:
             values[TRAIN_LOSS] = train_loss
+        if balance_loss is not None:
+            values[BALANCE_LOSS] = balance_loss
         for name, value in values.items():
-            self._metrics[name].append((step, value))
+            self._metrics.setdefault(name, []).append((step, value))
         if self._on_point is not None:
             self._on_point(step, values)
 
-        target = self.config.target_loss
         if self._diverged(eval_loss, train_loss):
             self.status = "diverged"
             return
         self._last_finite_step = step
-        if target is not None and eval_loss <= target:
+        target = self.config.target_loss
+        if target is not None and not self._reached and eval_loss <= target:
+            self._reached = True
+            after = self.config.steps_after_target or 0
+            self._last_of_run = step + after
+            # Where the budget ends before, the run is cut short.
+            last = min(self._last_of_run, self.config.steps)
+            self._logged = [*(step + more for more in log_steps(after) if step + more < last), last]
+        if self._reached and step == self._last_of_run:
             self.status = "finished"
         elif step == self.config.steps:
             self.status = "finished" if target is None else "capped"
 
-    def points(self) -> list[tuple[int, float, float | None]]:
-        """The points so far, as `add` takes them: step, evaluation loss, training loss."""
-        train = dict(self._metrics[TRAIN_LOSS])
-        return [(step, loss, train.get(step)) for step, loss in self._metrics[EVAL_LOSS]]
+    @property
+    def next_step(self) -> int:
+        """The step to log next, of a run that goes on."""
+        return self._logged[bisect_right(self._logged, self.last_step)]
+
+    def points(self) -> list[tuple[int, float, float | None, float | None]]:
+        """The points so far, as `add` takes them: step, evaluation loss, training loss, balance loss."""
+        train, balance = dict(self._metrics[TRAIN_LOSS]), dict(self._metrics.get(BALANCE_LOSS, ()))
+        return [(step, loss, train.get(step), balance.get(step)) for step, loss in self._metrics[EVAL_LOSS]]
 
     @property
     def last_step(self) -> int:
@@ -107,7 +145,7 @@ class Trace:
 
     def summary(self) -> dict[str, Scalar]:
         """What is known at the end: `last_finite_step` of a diverged run, where a branch started."""
-        summary: dict[str, Scalar] = {}
+        summary: dict[str, Scalar] = self.config.summary()
         if self.status == "diverged" and self._last_finite_step is not None:
             summary["last_finite_step"] = self._last_finite_step
         if self._start_checkpoint is not None:

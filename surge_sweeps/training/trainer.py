@@ -145,7 +145,7 @@ def _train_group(
     configs: Sequence[TrialConfig], mode: Mode, meter: _Meter
 ) -> Iterator[tuple[list[int], list[Trace]]]:
     """Train one group in parts; yields positions and traces of each part."""
-    workload = load_workload(configs[0].workload)
+    workload = load_workload(configs[0].workload, configs[0].settings)
     begin = starts(workload, configs)
     model = begin[configs[0].seed].model
     for part in _even_parts(len(configs), _part_size(workload, model, configs[0], mode)):

@@ -56,5 +56,6 @@ def happen() -> None:
 
 
 if __name__ == "__main__":
+    digits.SPEC.models["narrow"] = {}
     digits.MODELS["narrow"] = lambda: Narrow(*digits._mlp().children())
     sys.exit(main())

@@ -21,7 +21,14 @@ from surge_sweeps.training.start import starts
 from surge_sweeps.training.workloads.digits import Digits
 
 ELEMENTWISE = sorted(name for name, spec in OPTIMIZERS.items() if spec.elementwise)
-LEARNING_RATES = {"sgd": 0.3, "momentum": 0.05, "adagrad": 0.02}
+LEARNING_RATES = {
+    "sgd": 0.3,
+    "momentum": 0.05,
+    "nesterov": 0.05,
+    "adagrad": 0.02,
+    "adadelta": 1.0,
+    "radam": 0.02,
+}
 
 
 def grid(optimizer: str, lrs: Sequence[float], seeds: Sequence[int], **settings: object) -> list[TrialConfig]:

@@ -83,24 +83,27 @@ def trained(
     lr = {"sgd": 0.3, "momentum": 0.05, "adagrad": 0.02}.get(optimizer, 0.002)
     stepper = build_optimizer(optimizer, model.parameters(), lr, {})
     taken = Steps(workload, model, stepper, cut)
-    order = DataOrder(len(workload.train_targets), 1)
+    order = DataOrder(workload.train_examples, 1)
     losses = [float(taken.step(batch)) for batch in order.batches(0, steps, BATCH)]
     return losses, [parameter.detach() for parameter in model.parameters()], taken
 
 
-@pytest.mark.parametrize("optimizer", sorted(OPTIMIZERS))
+@pytest.mark.parametrize(
+    "optimizer", sorted(name for name, spec in OPTIMIZERS.items() if spec.can_accumulate)
+)
 @pytest.mark.parametrize("size", [1, 16])
 def test_steps_are_those_of_the_whole_batch(exact_digits: Digits, optimizer: str, size: int) -> None:
     whole_losses, whole, _ = trained(exact_digits, fresh(exact_digits), optimizer, None)
     losses, parameters, _ = trained(exact_digits, fresh(exact_digits), optimizer, cut_batch(BATCH, size))
-    # Muon rounds to 8 bits within each step, so that the last digit of a gradient may change its step.
-    relative, absolute = (2e-2, 2e-2) if optimizer == "muon" else (1e-9, 1e-11)
+    # Muon rounds to 8 bits within each step, and SOAP takes eigenvectors of what has hardly any: the last digit of a
+    # gradient may change their steps.
+    relative, absolute = (2e-2, 2e-2) if optimizer in ("muon", "soap") else (1e-9, 1e-11)
     torch.testing.assert_close(torch.tensor(losses), torch.tensor(whole_losses), rtol=relative, atol=0)
     torch.testing.assert_close(parameters, whole, rtol=relative, atol=absolute)
 
 
 def test_the_gradient_is_that_of_the_whole_batch(exact_digits: Digits) -> None:
-    indices = DataOrder(len(exact_digits.train_targets), 1).batches(0, 1, BATCH)[0]
+    indices = DataOrder(exact_digits.train_examples, 1).batches(0, 1, BATCH)[0]
     gradients = []
     for cut in (None, cut_batch(BATCH, 4)):
         model = fresh(exact_digits, "cnn")
@@ -150,7 +153,7 @@ def test_out_of_memory_halves_and_does_the_step_again(
     said: list[str] = []
     stepper = build_optimizer("adamw", narrow.parameters(), 0.002, {})
     steps = Steps(exact_digits, narrow, stepper, cut_batch(BATCH), say=said.append)
-    order = DataOrder(len(exact_digits.train_targets), 1)
+    order = DataOrder(exact_digits.train_examples, 1)
     again = [float(steps.step(batch)) for batch in order.batches(0, 12, BATCH)]
     torch.testing.assert_close(torch.tensor(again), torch.tensor(losses), rtol=1e-9, atol=0)
     torch.testing.assert_close([p.detach() for p in narrow.parameters()], parameters, rtol=1e-9, atol=1e-11)
@@ -263,6 +266,7 @@ def test_a_run_that_was_halved_goes_on_so_with_the_same_bits(
     def wide_mlp() -> nn.Module:
         return Narrow(digits_module._mlp(), 10**9, gpu_error)
 
+    monkeypatch.setitem(digits_module.SPEC.models, "narrow", {})
     monkeypatch.setitem(digits_module.MODELS, "narrow", narrow_mlp)
     config = TrialConfig(lr=0.002, batch_size=32, model="narrow", max_steps=75)
     stopped, whole = KeptRun(), KeptRun()

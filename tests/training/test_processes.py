@@ -22,7 +22,7 @@ from surge_sweeps.errors import TrainingError
 from surge_sweeps.sweep import trial_id
 from surge_sweeps.trackers import collect, open_tracker
 from surge_sweeps.training.__main__ import main
-from surge_sweeps.training.devices import on_device, pick_device
+from surge_sweeps.training.devices import pick_device
 from surge_sweeps.training.processes import ALONE, Rank, joined, this_rank
 from surge_sweeps.training.workloads import digits as digits_module
 from surge_sweeps.training.workloads.digits import Digits
@@ -146,6 +146,7 @@ def test_a_killed_process_takes_the_other_along_and_the_run_goes_on_in_one() -> 
     assert 30 < torch.load(the_state(), weights_only=True)["step"] < 40
     with pytest.MonkeyPatch.context() as patched:
         patched.setitem(digits_module.MODELS, "narrow", digits_module.MODELS["mlp"])
+        patched.setitem(digits_module.SPEC.models, "narrow", {})
         assert main(task) == 0
         assert main(of_task("whole")) == 0
     assert_close(finished("killed")[0], finished("whole")[0])
@@ -241,10 +242,10 @@ def test_a_gpu_that_is_not_there_is_refused(capsys: pytest.CaptureFixture[str]) 
 
 
 def test_data_on_a_device_is_the_same_workload(digits: Digits) -> None:
-    placed = on_device(digits, torch.device("cpu"))
+    placed = digits.on(torch.device("cpu"))
     assert placed is digits
     # A device that computes nothing, but that every machine has.
-    placed = on_device(digits, torch.device("meta"))
+    placed = digits.on(torch.device("meta"))
     assert {placed.train_inputs.device.type, placed.eval_targets.device.type} == {"meta"}
     model = placed.build_model("mlp", torch.Generator().manual_seed(0))
     assert placed.loss(model(placed.train_inputs), placed.train_targets).device.type == "meta"

@@ -2,49 +2,72 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Mapping
+from dataclasses import fields, replace
 from functools import cache
-from typing import NamedTuple
 
-from surge_sweeps.errors import UnknownNameError
-from surge_sweeps.training.workloads import digits
-from surge_sweeps.training.workloads.base import Workload
+from surge_sweeps.errors import TrainingError, UnknownNameError
+from surge_sweeps.training.workloads import digits, images, teacher, text
+from surge_sweeps.training.workloads.base import Settings, Workload, WorkloadSpec
 
-
-class _Entry(NamedTuple):
-    load: Callable[[], Workload]
-    models: Iterable[str]
-
-
-WORKLOADS: dict[str, _Entry] = {"digits": _Entry(digits.load, digits.MODELS)}
+WORKLOADS: dict[str, WorkloadSpec] = {
+    "digits": digits.SPEC,
+    "images": images.SPEC,
+    "text": text.SPEC,
+    "teacher": teacher.SPEC,
+}
 
 
-def check_workload(name: str, model: str) -> None:
-    """Check names without loading any data.
+def check_workload(name: str, model: str, settings: Settings) -> Settings:
+    """Check names and settings without loading any data; the settings with every default filled in.
 
     Raises:
         UnknownNameError: unknown workload or model; the message lists the valid names.
+        TrainingError: a setting that the workload or the model does not take, or lacks.
 
-    >>> check_workload("digits", "mlp")
-    >>> check_workload("digits", "gpt")
+    >>> check_workload("digits", "mlp", Settings()) == Settings()
+    True
+    >>> check_workload("digits", "gpt", Settings())
     Traceback (most recent call last):
     ...
     surge_sweeps.errors.UnknownNameError: unknown model 'gpt'. Valid: cnn, mlp.
     """
-    if name not in WORKLOADS:
-        raise UnknownNameError("workload", name, WORKLOADS)
-    if model not in WORKLOADS[name].models:
-        raise UnknownNameError("model", model, WORKLOADS[name].models)
+    spec = workload_spec(name)
+    if model not in spec.models:
+        raise UnknownNameError("model", model, spec.models)
+    taken: Mapping[str, str | int | None] = {**spec.settings, **spec.models[model]}
+    for setting in fields(Settings):
+        value = getattr(settings, setting.name)
+        if value is not None and setting.name not in taken:
+            listed = ", ".join(taken) or "no such setting"
+            raise TrainingError(
+                f"the model {model!r} of {name!r} takes no {setting.name}.", f"It takes: {listed}."
+            )
+    for required in spec.required:
+        if getattr(settings, required) is None:
+            raise TrainingError(f"the workload {name!r} needs {required}.", f"Give {required}.")
+    missing = {key: value for key, value in taken.items() if getattr(settings, key) is None}
+    return replace(settings, **missing)  # type: ignore[arg-type]  # a spec's defaults are of their settings' kinds
 
 
-@cache
-def load_workload(name: str) -> Workload:
-    """The workload of that name, loaded once a process.
+def workload_spec(name: str) -> WorkloadSpec:
+    """What can be asked of the workload of that name.
 
     Raises:
         UnknownNameError: there is none.
-        MissingExtraError: a package it needs is not installed.
     """
     if name not in WORKLOADS:
         raise UnknownNameError("workload", name, WORKLOADS)
-    return WORKLOADS[name].load()
+    return WORKLOADS[name]
+
+
+@cache
+def load_workload(name: str, settings: Settings = Settings()) -> Workload:  # noqa: B008  # it cannot be changed
+    """The workload of that name, loaded once a process for each of the settings, which hold every default.
+
+    Raises:
+        UnknownNameError: there is none.
+        TrainingError: its data cannot be used.
+        MissingExtraError: a package it needs is not installed.
+    """
+    return workload_spec(name).load(settings)

@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from torch.nn import functional
 
 from surge_sweeps.errors import UnknownNameError
 from surge_sweeps.extras import require
-from surge_sweeps.training.workloads.base import initialize
+from surge_sweeps.training.workloads.base import Settings, WorkloadSpec, initialize
 
 HELD_OUT = 360
 _SPLIT_SEED = 0
@@ -23,13 +24,49 @@ _SPLIT_SEED = 0
 
 @dataclass(frozen=True, eq=False)
 class Digits:
-    """The digits workload; see `Workload`. Inputs are (examples, 1, 8, 8) in 0..1, targets (examples,) int64."""
+    """The digits workload; see `Workload`.
+
+    Attributes:
+        train_inputs, eval_inputs: (examples, 1, 8, 8) in 0..1; models take their dtype.
+        train_targets, eval_targets: (examples,) int64.
+    """
 
     train_inputs: Tensor
     train_targets: Tensor
     eval_inputs: Tensor
     eval_targets: Tensor
     name: str = "digits"
+    tokens_per_example: int | None = None
+
+    @property
+    def train_examples(self) -> int:
+        """1,437."""
+        return len(self.train_targets)
+
+    @property
+    def eval_examples(self) -> int:
+        """360."""
+        return len(self.eval_targets)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of inputs and parameters."""
+        return self.train_inputs.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where all of it lies."""
+        return self.train_inputs.device
+
+    def train_batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """(*indices.shape, 1, 8, 8) images and (*indices.shape,) digits."""
+        if self.device.type != "cpu":
+            indices = indices.to(self.device)
+        return self.train_inputs[indices], self.train_targets[indices]
+
+    def eval_batch(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """Held-out images and digits."""
+        return self.eval_inputs[start:stop], self.eval_targets[start:stop]
 
     def build_model(self, model: str, generator: torch.Generator) -> nn.Module:
         """A fresh `mlp` or `cnn` with torch's default initialisation drawn from `generator`."""
@@ -37,14 +74,23 @@ class Digits:
             raise UnknownNameError("model", model, MODELS)
         with torch.device("meta"):
             empty = MODELS[model]()
-        return initialize(empty, generator).to(self.train_inputs.dtype)
+        # Made on the processor, so that a seed gives the same parameters everywhere.
+        return initialize(empty, generator).to(self.device, self.dtype)
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """() mean cross entropy in nats."""
         loss: Tensor = functional.cross_entropy(outputs, targets)
         return loss
 
+    def on(self, device: torch.device) -> Digits:
+        """With all of it on `device`."""
+        if device == self.device:
+            return self
+        names = ("train_inputs", "train_targets", "eval_inputs", "eval_targets")
+        return replace(self, **{name: getattr(self, name).to(device) for name in names})
 
+
+@cache
 def load() -> Digits:
     """Read the images; no network needed.
 
@@ -57,6 +103,11 @@ def load() -> Digits:
     order = torch.from_numpy(np.random.default_rng(_SPLIT_SEED).permutation(len(targets)))
     held_out, trained = order[:HELD_OUT], order[HELD_OUT:]
     return Digits(inputs[trained], targets[trained], inputs[held_out], targets[held_out])
+
+
+def _load(settings: Settings) -> Digits:
+    """The digits know no settings."""
+    return load()
 
 
 class _ChannelsLastMaxPool2d(nn.MaxPool2d):
@@ -89,3 +140,5 @@ def _cnn() -> nn.Module:
 
 
 MODELS: dict[str, Callable[[], nn.Module]] = {"mlp": _mlp, "cnn": _cnn}
+
+SPEC = WorkloadSpec(load=_load, models={name: {} for name in MODELS})

@@ -1,0 +1,1 @@
+"""Networks, one a file; `build` makes one with its parameters drawn from a generator alone."""

@@ -1,0 +1,156 @@
+"""The workload `images`: normalised by the training set alone, batches of any shape, a held-out part of its own."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from surge_sweeps.errors import TrainingError, UnknownNameError
+from surge_sweeps.training.workloads import images
+from surge_sweeps.training.workloads.base import Settings
+
+
+@pytest.fixture(autouse=True)
+def _folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SURGE_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("SURGE_CACHE_DIR", str(tmp_path / "cache"))
+
+
+def write(folder: Path, count: int, seed: int = 0, constant_blue: bool = False) -> np.ndarray:
+    """Folders of PNG images, 3 classes in turn; their pixels, (count, 3, 16, 12), in the order that they are read."""
+    pixels = np.random.default_rng(seed).integers(0, 200, (count, 16, 12, 3), dtype=np.uint8)
+    if constant_blue:
+        pixels[..., 2] = 7
+    for index, image in enumerate(pixels):
+        path = folder / f"class-{index * 3 // count}" / f"{index:04}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+    return pixels.transpose(0, 3, 1, 2)
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> tuple[images.Images, np.ndarray, np.ndarray]:
+    train = write(tmp_path / "data" / "own" / "train", 30)
+    held_out = write(tmp_path / "data" / "own" / "val", 9, seed=1)
+    return images.load(Settings(data="own")), train, held_out
+
+
+def test_batches_are_normalised_by_the_training_set(
+    pair: tuple[images.Images, np.ndarray, np.ndarray],
+) -> None:
+    workload, train, held_out = pair
+    assert (workload.train_examples, workload.eval_examples) == (30, 9)
+    mean = train.mean(axis=(0, 2, 3), keepdims=True)
+    std = train.std(axis=(0, 2, 3), keepdims=True)
+    assert workload.mean == pytest.approx(mean.ravel() / 255)
+    assert workload.std == pytest.approx(std.ravel() / 255)
+    inputs, targets = workload.train_batch(torch.arange(30))
+    assert inputs.dtype == torch.float32
+    assert targets.tolist() == [0] * 10 + [1] * 10 + [2] * 10
+    np.testing.assert_allclose(inputs, (train - mean) / std, atol=2e-6)
+    inputs, targets = workload.eval_batch(2, 5)
+    assert targets.tolist() == [0, 1, 1]
+    np.testing.assert_allclose(inputs, ((held_out - mean) / std)[2:5], atol=2e-6)
+    assert len(workload.eval_batch(6, 100)[1]) == 3
+
+
+def test_a_batch_of_replicas_is_the_same_examples_bit_for_bit(
+    pair: tuple[images.Images, np.ndarray, np.ndarray],
+) -> None:
+    workload = pair[0]
+    indices = torch.tensor([[3, 3, 29], [0, 7, 11]])
+    inputs, targets = workload.train_batch(indices)
+    assert inputs.shape == (2, 3, 3, 16, 12)
+    assert targets.shape == (2, 3)
+    for row in range(2):
+        for column in range(3):
+            one, target = workload.train_batch(indices[row, column])
+            assert torch.equal(inputs[row, column], one)
+            assert targets[row, column] == target
+
+
+def test_a_tenth_is_set_aside_where_no_part_is_held_out(tmp_path: Path) -> None:
+    pixels = write(tmp_path / "data" / "own", 60)
+    workload = images.load(Settings(data="own"))
+    assert (workload.train_examples, workload.eval_examples) == (54, 6)
+    trained = workload.train_batch(torch.arange(54))[0]
+    held_out = workload.eval_batch(0, 6)[0]
+    # Every image is in one of the parts: no two of these are the same.
+    assert len(torch.unique(torch.cat([trained, held_out]).flatten(1), dim=0)) == 60
+    assert trained.mean(dim=(0, 2, 3)).abs().max() < 1e-5
+    assert (trained.std(dim=(0, 2, 3), correction=0) - 1).abs().max() < 1e-5
+    assert pixels.shape == (60, *workload.shape)
+    again = images.load(Settings(data="own", width=8))
+    assert torch.equal(again.eval_batch(0, 6)[0], held_out)
+
+
+def test_named_eval_data_is_evaluated_on(tmp_path: Path) -> None:
+    write(tmp_path / "data" / "train", 12)
+    write(tmp_path / "data" / "other", 6, seed=3)
+    workload = images.load(Settings(data="train", eval_data=str(tmp_path / "data" / "other")))
+    assert (workload.train_examples, workload.eval_examples) == (12, 6)
+
+
+def test_too_few_images_to_set_some_aside_are_told(tmp_path: Path) -> None:
+    write(tmp_path / "data" / "own", 9)
+    with pytest.raises(TrainingError, match=r"holds 9 images, too few to set one in 10 aside.*--eval-data"):
+        images.load(Settings(data="own"))
+
+
+def test_a_channel_without_contrast_is_zero(tmp_path: Path) -> None:
+    write(tmp_path / "data" / "own", 20, constant_blue=True)
+    inputs = images.load(Settings(data="own")).train_batch(torch.arange(18))[0]
+    assert torch.isfinite(inputs).all()
+    assert (inputs[:, 2] == 0).all()
+
+
+@pytest.mark.parametrize(
+    "model",
+    # Loading `transformers` takes seconds.
+    [pytest.param(name, marks=pytest.mark.slow if name == "resnet18" else ()) for name in images.SPEC.models],
+)
+def test_every_model_is_built_for_the_images(
+    pair: tuple[images.Images, np.ndarray, np.ndarray], model: str
+) -> None:
+    workload = replace(pair[0], settings=Settings(**{**images.SPEC.models[model], "width": 8}))
+    network = workload.build_model(model, torch.Generator().manual_seed(0))
+    inputs, targets = workload.train_batch(torch.arange(8))
+    outputs = network(inputs)
+    assert outputs.shape == (8, 3)
+    uniform = workload.loss(torch.zeros(8, 3), targets)
+    assert uniform.item() == pytest.approx(math.log(3))
+    workload.loss(outputs, targets).backward()
+
+
+def test_an_unknown_model_lists_the_known(pair: tuple[images.Images, np.ndarray, np.ndarray]) -> None:
+    with pytest.raises(UnknownNameError, match="Valid: cnn, mlp, resnet18"):
+        pair[0].build_model("gpt", torch.Generator())
+
+
+def test_on_the_cpu_it_is_itself(pair: tuple[images.Images, np.ndarray, np.ndarray]) -> None:
+    assert pair[0].on(torch.device("cpu")) is pair[0]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")
+@pytest.mark.parametrize("share", [0.5, 0.0])
+def test_batches_on_a_gpu_are_those_of_the_cpu(
+    pair: tuple[images.Images, np.ndarray, np.ndarray], share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images, "DEVICE_SHARE", share)
+    gpu = pair[0].on(torch.device("cuda", 0))
+    assert gpu.train.images.is_cuda == (share > 0)
+    indices = torch.tensor([[3, 3, 29], [0, 7, 11]])
+    for here, there in zip(pair[0].train_batch(indices), gpu.train_batch(indices), strict=True):
+        assert there.is_cuda
+        assert torch.equal(here, there.cpu())
+
+
+def test_no_data_is_told() -> None:
+    with pytest.raises(TrainingError, match="needs data"):
+        images.load(Settings())
