@@ -37,6 +37,7 @@ ALLOWED: dict[str, set[str]] = {
     "simulate": BASE | {"curves", "theory"},
     "fitting": BASE | {"curves", "theory"},
     "schedule": BASE | {"theory", "fitting"},
+    "branching": BASE | {"sweep", "training"},
     "demo": BASE | {"axes", "sweep", "training"},
     "report": BASE | {"curves", "theory", "fitting", "schedule", "trackers"},
 }

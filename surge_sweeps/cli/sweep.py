@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
+from surge_sweeps.cli.branch import branch
 from surge_sweeps.cli.console import run, say, show_page, typer_app
+from surge_sweeps.cli.data import data
 from surge_sweeps.cli.doctor import doctor
 from surge_sweeps.cli.import_ import import_
 from surge_sweeps.cli.launch import launch, run_all
@@ -25,6 +27,8 @@ from surge_sweeps.trackers import open_tracker
 app = typer_app("Learning rate x batch size sweeps: write them, launch them, finish them.")
 
 app.command()(new)
+app.command()(data)
+app.command()(branch)
 app.command()(launch)
 app.command()(status)
 app.command()(missing)
