@@ -46,6 +46,10 @@ ANYTHING = {"cli", "__init__"}
 #: third-party package -> the boxes that may import it.
 OWNERS = {
     "torch": {"training"},
+    "PIL": {"training"},
+    "huggingface_hub": {"training"},
+    "transformers": {"training"},
+    "tokenizers": {"training"},
     "pytorch_optimizer": {"training"},
     "sklearn": {"training"},
     "mlflow": {"trackers"},

@@ -1,4 +1,4 @@
-"""Layers that look at all examples of a batch together, for which micro-batches are not the batch."""
+"""What looks at all examples of a batch together, for which micro-batches are not the batch."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from surge_sweeps.training.micro_batches import MicroBatches
+from surge_sweeps.training.workloads.base import has_dynamic_shapes
 
 
 def batch_statistics_layers(model: nn.Module) -> tuple[str, ...]:
@@ -19,8 +20,15 @@ def batch_statistics_layers(model: nn.Module) -> tuple[str, ...]:
 
 def statistics_warning(model: nn.Module, cut: MicroBatches) -> str:
     """What a cut changes in a model, one sentence; empty where the gradient is that of the whole batch."""
+    if cut.size == cut.batch_size:
+        return ""
     layers = batch_statistics_layers(model)
-    if not layers or cut.size == cut.batch_size:
+    if not layers and has_dynamic_shapes(model):
+        return (
+            f"warning: the model balances its experts over {cut.size} examples at a time and not over the batch of "
+            f"{cut.batch_size}: the balance loss is the mean of theirs."
+        )
+    if not layers:
         return ""
     return (
         f"warning: the model normalises by batch statistics (BatchNorm in {', '.join(layers)}), here of {cut.size} "

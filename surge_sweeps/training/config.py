@@ -136,6 +136,8 @@ class TrialConfig:
             if name in _REAL:
                 object.__setattr__(self, name, float(value))
         settings = self.settings
+        if self.beta2 is not None and self._has_half_life():
+            raise TrainingError("beta2 and a half-life of it are given.", "Give one of the two.")
         self._check_hyper_parameters()
         self._check_budget()
         self.lr_multiplier(0)
@@ -211,7 +213,7 @@ class TrialConfig:
     def resolved(self) -> TrialConfig:
         """The same run with every default filled in of the optimizer, the workload and its model."""
         settings = {name: value for name, value in asdict(self.settings).items() if value is not None}
-        filled = {**self._given_hyper_parameters(), **settings}
+        filled = {**self._stated_hyper_parameters(), **settings}
         return replace(self, **filled)
 
     def hyper_parameters(self) -> dict[str, float]:
@@ -231,7 +233,7 @@ class TrialConfig:
         }
         config |= {name: value for name, value in asdict(self.settings).items() if value is not None}
         # As they are given: what follows the batch size would make each batch size an experiment of its own.
-        config.update(self._given_hyper_parameters())
+        config.update(self._stated_hyper_parameters())
         config |= {name: getattr(self, name) for name in _OPTIONS if getattr(self, name) is not None}
         return config
 
@@ -239,13 +241,22 @@ class TrialConfig:
         """What the batch size makes of the hyper-parameters that follow it, as `used_NAME`; empty where none does.
 
         >>> config = TrialConfig(lr=0.1, batch_size=8, max_steps=9, beta2_half_life_examples=8.0)
-        >>> config.record()["beta2"], config.summary()
-        (0.999, {'used_beta2': 0.5})
+        >>> "beta2" in config.record(), config.summary()
+        (False, {'used_beta2': 0.5})
         """
-        given = self._given_hyper_parameters()
-        return {
-            f"used_{name}": value for name, value in self.hyper_parameters().items() if value != given[name]
-        }
+        stated = self._stated_hyper_parameters()
+        used = self.hyper_parameters()
+        return {f"used_{name}": value for name, value in used.items() if value != stated.get(name)}
+
+    def _stated_hyper_parameters(self) -> dict[str, float]:
+        """Those that are the same at every batch size, and the weight decay of one batch size."""
+        stated = self._given_hyper_parameters()
+        if self._has_half_life():
+            del stated["beta2"]
+        return stated
+
+    def _has_half_life(self) -> bool:
+        return self.beta2_half_life_examples is not None or self.beta2_half_life_tokens is not None
 
     def _given_hyper_parameters(self) -> dict[str, float]:
         defaults = optimizer_spec(self.optimizer).defaults

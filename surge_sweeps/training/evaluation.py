@@ -18,14 +18,14 @@ def evaluate(workload: Workload, model: nn.Module) -> float:
 class Evaluator:
     """Evaluates one model, again and again.
 
-    Takes the whole held-out set at once; where that does not fit into memory, parts of it, half as large until they
-    do. The mean over the parts, weighted by their examples, is the same loss to rounding.
+    Takes as much of the held-out set at once as the workload says; where that does not fit into memory, parts half as
+    large until they do. The mean over the parts, weighted by their examples, is the same loss to rounding.
     """
 
     def __init__(self, workload: Workload, model: nn.Module) -> None:
         self._workload = workload
         self._model = model
-        self.examples_at_once = workload.eval_examples
+        self.examples_at_once = min(workload.eval_examples, workload.eval_examples_at_once)
 
     def __call__(self) -> float:
         """Mean loss over the whole held-out set.

@@ -58,7 +58,7 @@ def effective_hyper_parameters(
         weight_decay_batch_size: the batch size for which `weight_decay` is meant. At another it is in proportion,
             weight_decay * batch_size / weight_decay_batch_size, which at a fixed learning rate keeps the time scale
             tau = B / (lr lambda D) of AdamW's average of updates, as a share of the D examples of the run (Bergsma et
-            al. 2025, arXiv 2505.13738).
+            al. 2025, arXiv 2505.13738). That is about decoupled decay; where decay is L2 it only scales the penalty.
 
     Raises:
         TrainingError: both half-lives are given, or one in tokens for data without, or for an optimizer without beta2;

@@ -68,6 +68,12 @@ def open_session(
             "Start it in one process and without --micro-batch-size, or take another optimizer.",
         )
     workload = load_workload(config.workload, config.settings).on(setup.device)
+    if workload.train_examples is not None and config.batch_size > workload.train_examples:
+        say(
+            f"a batch of {config.batch_size:,} examples is {config.batch_size / workload.train_examples:.1f} times the "
+            f"data set of {workload.train_examples:,}; the run sees it "
+            f"{config.steps * config.batch_size / workload.train_examples:.1f} times."
+        )
     start = starts(workload, [config])[config.seed]
     # Machines may round differently, and what a loss decides must be decided alike.
     start = replace(start, loss=setup.processes.gather(start.loss)[0][0])

@@ -19,6 +19,7 @@ from torch.func import functional_call, stack_module_state, vmap
 
 from surge_sweeps.errors import TrainingError
 from surge_sweeps.training.config import TrialConfig
+from surge_sweeps.training.evaluation import Evaluator
 from surge_sweeps.training.optimizers import Stepper, build_optimizer, optimizer_spec, set_learning_rate
 from surge_sweeps.training.workloads.base import Workload, has_dynamic_shapes
 
@@ -65,6 +66,7 @@ class StackedReplicas:
         stacked, _ = stack_module_state(list(models))
         self._parameters = {name: value.detach().requires_grad_() for name, value in stacked.items()}
         self._plain = copy.deepcopy(models[0])
+        self._evaluate = Evaluator(workload, self._plain)
         self._skeleton = _with_stackable_layers(copy.deepcopy(models[0]))
         self._losses = vmap(self._loss)
         self._optimizer = self._over(list(self._parameters.values()), lr=1.0)
@@ -99,13 +101,11 @@ class StackedReplicas:
 
     def eval_losses(self, rows: Iterable[int]) -> list[float]:
         """Mean loss of some replicas over the whole held-out set."""
-        inputs, targets = self._workload.eval_batch(0, self._workload.eval_examples)
         losses = []
-        with torch.no_grad():
-            # One by one: on this many examples the stacked operations are slower, their values leave the cache.
-            for row in rows:
-                self._load(self._plain, row)
-                losses.append(float(self._workload.loss(self._plain(inputs), targets)))
+        # One by one: on this many examples the stacked operations are slower, their values leave the cache.
+        for row in rows:
+            self._load(self._plain, row)
+            losses.append(self._evaluate())
         return losses
 
     def keep(self, rows: Sequence[int]) -> None:

@@ -22,7 +22,7 @@ from surge_sweeps.training.batch_statistics import batch_statistics_layers, stat
 from surge_sweeps.training.evaluation import Evaluator
 from surge_sweeps.training.memory import is_out_of_memory, release_memory
 from surge_sweeps.training.micro_batches import MicroBatches, cut_batch
-from surge_sweeps.training.optimizers import Stepper, backward
+from surge_sweeps.training.optimizers import Stepper, backward, forward
 from surge_sweeps.training.processes import ALONE, Processes, parallel
 from surge_sweeps.training.workloads.base import Penalized, Workload
 
@@ -147,7 +147,8 @@ class Steps:
         try:
             self._optimizer.zero_grad()
             if self.cut is None or self.cut.accumulation == 1:
-                objective, loss = self._loss(self._model, indices)
+                with forward(self._optimizer):
+                    objective, loss = self._loss(self._model, indices)
                 backward(objective, self._optimizer)
             else:
                 loss = self._accumulate(

@@ -162,7 +162,7 @@ def _train_group(
 
 
 def _part_size(workload: Workload, model: nn.Module, config: TrialConfig, mode: Mode) -> int:
-    if mode == "loop" or (mode == "auto" and not can_stack(model, config.optimizer)):
+    if mode == "loop" or not can_stack(model, config.optimizer):
         return 1
     return max(stack_size(workload, model, config.batch_size), MIN_REPLICAS if mode == "ensemble" else 1)
 

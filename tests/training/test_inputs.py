@@ -116,8 +116,8 @@ def test_settings_that_make_no_run_are_refused(change: dict[str, object], messag
     ("change", "valid"),
     [
         ({"learning_rate": 0.1}, "lr, max_examples"),
-        ({"optimizer": "adm"}, "adafactor, adagrad, adam, adamw"),
-        ({"workload": "mnist"}, "digits"),
+        ({"optimizer": "adm"}, "adafactor, adagrad, adalomo, adam"),
+        ({"workload": "mnist"}, "digits, images, teacher, text"),
         ({"model": "gpt"}, "cnn, mlp"),
     ],
 )

@@ -28,7 +28,7 @@ def kept_value(
     """
     value = read(kept_folder(kind, key, make))
     if value is None:
-        _discard(kept_folder(kind, key, make))
+        pass
         value = read(kept_folder(kind, key, make))
     if value is None:
         raise TrainingError(

@@ -282,5 +282,13 @@ def find_known(name: str, kind: Kind) -> FoundData:
 
 def present_forms(data: KnownData) -> tuple[Form, ...]:
     """Those of a data set's forms that are on this machine."""
+    return tuple(form for form in data.forms if all(_is_there(data, path) for path in form.paths))
+
+
+def _is_there(data: KnownData, path: str) -> bool:
+    """A folder of fetched files must hold all of them; one that is packed may lie unpacked."""
     folder = data_folder()
-    return tuple(form for form in data.forms if all((folder / path).exists() for path in form.paths))
+    inside = [folder / file.path for file in data.files if Path(path) in Path(file.path).parents]
+    return (folder / path).exists() and all(
+        file.exists() or (file.suffix == ".gz" and file.with_suffix("").exists()) for file in inside
+    )

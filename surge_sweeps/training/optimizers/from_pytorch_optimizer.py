@@ -3,6 +3,9 @@
 Left out, because a sweep over learning rates would measure something else: schedule-free optimizers, whose losses
 belong to an average of the iterates that they keep apart, and those that choose the learning rate (Prodigy,
 D-Adaptation).
+
+SOAP's basis is not determined where a gradient has fewer directions than a matrix has rows, so its runs repeat with the
+same bits in the same sums alone: cut into micro-batches, a batch of few examples takes other steps.
 """
 
 from __future__ import annotations

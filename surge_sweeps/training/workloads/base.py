@@ -15,6 +15,7 @@ class Workload(Protocol):
 
     Attributes:
         name: what sweeps call it.
+        eval_examples_at_once: of the held-out set, as many as need not be cut for want of memory.
         train_examples: None: an endless stream, each example of which is seen once. eval_examples: of the fixed
             held-out set, which is never trained on. tokens_per_example: None where an example is no sequence.
         dtype: of losses and parameters. device: where batches lie and models are made.
@@ -26,6 +27,8 @@ class Workload(Protocol):
     def train_examples(self) -> int | None: ...  # noqa: D102
     @property
     def eval_examples(self) -> int: ...  # noqa: D102
+    @property
+    def eval_examples_at_once(self) -> int: ...  # noqa: D102
     @property
     def tokens_per_example(self) -> int | None: ...  # noqa: D102
     @property
@@ -117,26 +120,3 @@ class WorkloadSpec:
 def has_dynamic_shapes(model: nn.Module) -> bool:
     """Whether a layer says that the shapes in it depend on the data, and so which of its parameters are used."""
     return any(getattr(layer, "has_dynamic_shapes", False) for layer in model.modules())
-
-
-def initialize(model: nn.Module, generator: torch.Generator) -> nn.Module:
-    """Give a model of linear and convolution layers, made on the meta device, its parameters.
-
-    Weights and biases are uniform within 1 / sqrt(inputs of a unit), which is torch's own default for these layers,
-    drawn from `generator` instead of the global random state.
-
-    >>> with torch.device("meta"):
-    ...     empty = nn.Linear(4, 2)
-    >>> layer = initialize(empty, torch.Generator().manual_seed(0))
-    >>> bool((layer.weight.abs() <= 0.5).all())
-    True
-    """
-    model.to_empty(device="cpu")
-    with torch.no_grad():
-        for layer in model.modules():
-            if isinstance(layer, nn.Linear | nn.Conv2d):
-                bound = layer.weight[0].numel() ** -0.5
-                layer.weight.uniform_(-bound, bound, generator=generator)
-                if layer.bias is not None:
-                    layer.bias.uniform_(-bound, bound, generator=generator)
-    return model

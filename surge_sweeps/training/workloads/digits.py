@@ -16,7 +16,9 @@ from torch.nn import functional
 
 from surge_sweeps.errors import UnknownNameError
 from surge_sweeps.extras import require
-from surge_sweeps.training.workloads.base import Settings, WorkloadSpec, initialize
+from surge_sweeps.training.models.cnn import ChannelsLastMaxPool2d
+from surge_sweeps.training.models.initial import initialize_uniform
+from surge_sweeps.training.workloads.base import Settings, WorkloadSpec
 
 HELD_OUT = 360
 _SPLIT_SEED = 0
@@ -49,6 +51,11 @@ class Digits:
         return len(self.eval_targets)
 
     @property
+    def eval_examples_at_once(self) -> int:
+        """All."""
+        return self.eval_examples
+
+    @property
     def dtype(self) -> torch.dtype:
         """Of inputs and parameters."""
         return self.train_inputs.dtype
@@ -75,7 +82,7 @@ class Digits:
         with torch.device("meta"):
             empty = MODELS[model]()
         # Made on the processor, so that a seed gives the same parameters everywhere.
-        return initialize(empty, generator).to(self.device, self.dtype)
+        return initialize_uniform(empty, generator).to(self.device, self.dtype)
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """() mean cross entropy in nats."""
@@ -110,14 +117,6 @@ def _load(settings: Settings) -> Digits:
     return load()
 
 
-class _ChannelsLastMaxPool2d(nn.MaxPool2d):
-    """Max-pooling over a copy with the channels innermost, for which torch has a vector kernel on CPUs."""
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        channels_last = inputs.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
-        return functional.max_pool2d(channels_last, self.kernel_size)
-
-
 def _mlp() -> nn.Module:
     return nn.Sequential(
         nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10)
@@ -130,7 +129,7 @@ def _cnn() -> nn.Module:
         nn.ReLU(),
         nn.Conv2d(8, 16, 3, padding=1),
         # Before the ReLU, with which it commutes: a quarter of the work.
-        _ChannelsLastMaxPool2d(2),
+        ChannelsLastMaxPool2d(2),
         nn.ReLU(),
         nn.Flatten(),
         nn.Linear(256, 32),

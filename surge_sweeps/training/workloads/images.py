@@ -1,7 +1,9 @@
 """Images of the user's own or of a known data set: small enough to be held in memory as bytes, and classified.
 
 Without `eval_data` the data set's own held-out part is evaluated on; where it has none, a tenth of the images, at most
-10,000, is set aside by one fixed permutation, the same for every seed.
+10,000, is set aside by one fixed permutation, the same for every seed. Of a held-out part of more than `EVAL_IMAGES`,
+so many, evenly spread over its files in order of their names, are the held-out set, so that an evaluation takes no
+longer than some steps.
 """
 
 from __future__ import annotations
@@ -27,6 +29,10 @@ from surge_sweeps.training.workloads.base import Settings, WorkloadSpec
 HELD_OUT_ONE_IN = 10
 #: but not more than this many.
 HELD_OUT_EXAMPLES = 10_000
+#: Images of the held-out set at most.
+EVAL_IMAGES = 2000
+#: Numbers in the images that are evaluated at once.
+_NUMBERS_AT_ONCE = 2**20
 #: Of a GPU's free memory, the images may take this share; more stay in the main memory.
 DEVICE_SHARE = 0.5
 _SPLIT_SEED = 0
@@ -86,8 +92,13 @@ class Images:
 
     @property
     def eval_examples(self) -> int:
-        """Images held out."""
+        """At most `EVAL_IMAGES`."""
         return len(self.held_out)
+
+    @property
+    def eval_examples_at_once(self) -> int:
+        """So many that what a network's layers put out for them is held by small memories."""
+        return max(1, _NUMBERS_AT_ONCE // math.prod(self.shape))
 
     def train_batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Images (*indices.shape, channels, height, width) and labels (*indices.shape), on `device`."""
@@ -159,16 +170,19 @@ def load(settings: Settings) -> Images:
     # The data folder is part of what a relative name means.
     pair = _read(settings.data, settings.eval_data, str(data_folder().resolve()))
     train, held_out = pair.train, pair.held_out
-    rows, held_out_rows = (None, None) if held_out is not None else _split(len(train.labels), train.source)
+    rows, aside = None, np.empty(0, dtype=np.int64)
+    if held_out is None:
+        rows, aside = _split(len(train.labels), train.source)
     mean, std = _mean_and_std(train.moments if rows is None else train.moments[rows], train.shape)
     scale = [1 / (255 * one) if one > 0 else 0.0 for one in std]
     shift = [-(255 * one) * factor for one, factor in zip(mean, scale, strict=True)]
     images, labels = torch.from_numpy(train.images), torch.from_numpy(train.labels)
     trained = _Examples(images, labels, None if rows is None else torch.from_numpy(rows))
     if held_out is None:
-        evaluated = _Examples(images, labels, torch.from_numpy(held_out_rows))
+        evaluated = _Examples(images, labels, torch.from_numpy(_spread(aside)))
     else:
-        evaluated = _Examples(torch.from_numpy(held_out.images), torch.from_numpy(held_out.labels), None)
+        chosen = torch.from_numpy(_spread(np.arange(len(held_out.labels))))
+        evaluated = _Examples(torch.from_numpy(held_out.images), torch.from_numpy(held_out.labels), chosen)
     return Images(
         settings=settings,
         shape=train.shape,
@@ -205,6 +219,16 @@ def _split(examples: int, source: str) -> tuple[NDArray[np.int64], NDArray[np.in
         )
     order = np.random.default_rng(_SPLIT_SEED).permutation(examples).astype(np.int64)
     return np.sort(order[held_out:]), np.sort(order[:held_out])
+
+
+def _spread(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """At most `EVAL_IMAGES` of the rows, evenly spread.
+
+    >>> len(_spread(np.arange(10_000))), _spread(np.arange(4)).tolist()
+    (2000, [0, 1, 2, 3])
+    """
+    count = min(len(rows), EVAL_IMAGES)
+    return rows[np.arange(count) * len(rows) // max(count, 1)]
 
 
 def _mean_and_std(

@@ -76,6 +76,11 @@ class Teacher:
         return len(self.eval_targets)
 
     @property
+    def eval_examples_at_once(self) -> int:
+        """All."""
+        return self.eval_examples
+
+    @property
     def device(self) -> torch.device:
         """Where examples are made."""
         return self.eval_inputs.device

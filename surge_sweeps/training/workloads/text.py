@@ -23,6 +23,8 @@ from surge_sweeps.training.workloads.token_loss import token_cross_entropy
 
 #: Sequences of the held-out set at most.
 EVAL_SEQUENCES = 256
+#: Logits that an evaluation makes at once, 4 bytes each; a held-out set that gives more is evaluated in parts.
+EVAL_LOGITS_AT_ONCE = 2**26
 #: Training tokens that a device holds itself, 4 bytes each, at most; longer texts go there batch by batch.
 DEVICE_TOKENS = 2**28
 MODELS = {"gpt": gpt, "moe": moe}
@@ -55,6 +57,11 @@ class TextWorkload:
     def eval_examples(self) -> int:
         """At most `EVAL_SEQUENCES`."""
         return len(self.eval_tokens)
+
+    @property
+    def eval_examples_at_once(self) -> int:
+        """As many as make `EVAL_LOGITS_AT_ONCE` logits, at least one."""
+        return max(1, EVAL_LOGITS_AT_ONCE // (self.windows.length * self.vocabulary))
 
     @property
     def tokens_per_example(self) -> int:

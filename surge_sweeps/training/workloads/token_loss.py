@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-#: Logits whose exponentials are held at once while the loss is made.
-_LOGITS_AT_ONCE = 2**24
+#: Logits that are held a second time, in 32 bits, while the loss of many tokens is made.
+_LOGITS_AT_ONCE = 2**22
 
 
 def token_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
@@ -29,14 +29,18 @@ def token_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     return losses.mean()
 
 
+def _rows_at_once(logits: Tensor) -> int:
+    return max(1, _LOGITS_AT_ONCE // logits.shape[-1])
+
+
 class _TokenLosses(torch.autograd.Function):
     """(tokens, vocabulary) logits and (tokens,) targets -> (tokens,) losses, and what the gradient is made of."""
 
     @staticmethod
     def forward(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         wide = torch.promote_types(logits.dtype, torch.float32)
-        rows = max(1, _LOGITS_AT_ONCE // logits.shape[-1])
-        sums = torch.cat([part.to(wide).logsumexp(-1) for part in torch.split(logits, rows)])
+        parts = torch.split(logits, _rows_at_once(logits))
+        sums = torch.cat([part.to(wide).logsumexp(-1) for part in parts])
         chosen = logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
         return sums - chosen, sums
 
@@ -51,9 +55,16 @@ class _TokenLosses(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         logits, targets, sums = ctx.saved_tensors
         scale = gradients[0].unsqueeze(-1)
-        gradient = (logits - sums.unsqueeze(-1)).exp_().mul_(scale)
-        gradient.scatter_add_(-1, targets.unsqueeze(-1), -scale)
-        return gradient.to(logits.dtype), None
+        # In parts only where they are wider than the gradient: putting them together takes an array more.
+        rows = len(logits) if logits.dtype == sums.dtype else _rows_at_once(logits)
+        parts = []
+        for values, shift, target, factor in zip(
+            *(torch.split(rows_of, rows) for rows_of in (logits, sums, targets, scale)), strict=True
+        ):
+            part = (values - shift.unsqueeze(-1)).exp_().mul_(factor)
+            part.scatter_add_(-1, target.unsqueeze(-1), -factor)
+            parts.append(part.to(logits.dtype))
+        return parts[0] if len(parts) == 1 else torch.cat(parts), None
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], logits: Tensor, targets: Tensor) -> tuple[Any, Any]:

@@ -199,6 +199,18 @@ def test_a_known_set_is_found_in_any_of_its_forms(tmp_path: Path) -> None:
         find_known("cifar10", "images")
 
 
+def test_a_set_that_is_half_fetched_is_not_there(tmp_path: Path) -> None:
+    paths = [tmp_path / file.path for file in known("fashion-mnist").files]
+    paths[0].parent.mkdir()
+    for path in paths[:-1]:
+        path.touch()
+    with pytest.raises(TrainingError, match="is not in"):
+        find_known("fashion-mnist", "images")
+    # As other tools leave it, unpacked.
+    paths[-1].with_suffix("").touch()
+    assert find_known("fashion-mnist", "images").train == (tmp_path / "fashion-mnist",)
+
+
 def test_wrong_names_and_kinds_are_told() -> None:
     with pytest.raises(UnknownNameError, match=r"unknown data set 'cifar'\. Valid: .*Did you mean 'cifar10'"):
         known("cifar")

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from surge_sweeps.errors import UnknownNameError
+from surge_sweeps.training import TrialConfig, train
 from surge_sweeps.training.data_order import STRETCH, DataOrder
 from surge_sweeps.training.models import mlp
 from surge_sweeps.training.workloads.base import Settings
@@ -193,3 +194,33 @@ def test_students_come_from_the_generator_alone(teacher: Teacher) -> None:
     assert one(teacher.eval_batch(0, 3)[0]).shape == (3, OUTPUTS)
     with pytest.raises(UnknownNameError, match="Valid: mlp"):
         teacher.build_model("cnn", torch.Generator())
+
+
+def test_training_and_evaluation_losses_differ_by_the_noise_alone() -> None:
+    """Nothing is memorised: the training loss is that of examples never seen before."""
+    config = TrialConfig(workload="teacher", optimizer="adam", lr=0.01, batch_size=64, max_steps=400)
+    (record,) = train([("trial", config)])
+    evals, trains = dict(record.metrics["eval/loss"]), dict(record.metrics["train/loss"])
+    assert evals[0] == pytest.approx(0.5, abs=0.05)
+    assert evals[400] < 0.03
+    late = [step for step in trains if step > 200]
+    gap = sum(trains[step] - evals[step] for step in late) / len(late)
+    assert gap == pytest.approx(NOISE_STD**2 / 2, rel=0.1)
+
+
+def test_many_students_train_at_once_as_they_do_alone() -> None:
+    trials = [
+        (
+            f"{lr} {seed}",
+            TrialConfig(workload="teacher", optimizer="sign", lr=lr, batch_size=8, seed=seed, max_steps=30),
+        )
+        for lr in (0.001, 0.01)
+        for seed in (0, 1, 2)
+    ]
+    together, alone = train(trials, mode="ensemble"), train(trials, mode="loop")
+    for one, other in zip(together, alone, strict=True):
+        for metric in ("eval/loss", "train/loss"):
+            assert [value for _, value in one.metrics[metric]] == pytest.approx(
+                [value for _, value in other.metrics[metric]], rel=1e-3
+            )
+    assert len({record.metrics["train/loss"][0] for record in alone}) == 3

@@ -74,6 +74,14 @@ def test_a_long_held_out_text_is_sampled_evenly(folder: Path) -> None:
     assert workload.train_examples == (len(WORDS) * 100 - 1) // 8
 
 
+def test_the_evaluation_is_cut_where_its_logits_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    workload = loaded("a.txt")
+    assert workload.eval_examples_at_once >= workload.eval_examples
+    monkeypatch.setattr("surge_sweeps.training.workloads.text.EVAL_LOGITS_AT_ONCE", 3 * 16 * 257 + 5)
+    assert workload.eval_examples_at_once == 3
+    assert replace(workload, vocabulary=10**6).eval_examples_at_once == 1
+
+
 def test_another_device_gives_the_same_batches() -> None:
     # The way of a GPU, on the CPU.
     workload = loaded("a.txt")
@@ -166,7 +174,7 @@ def plain(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return functional.cross_entropy(logits.flatten(0, -2), targets.flatten())
 
 
-@pytest.mark.parametrize("at_once", [1, 2**24])
+@pytest.mark.parametrize("at_once", [1, 2**22])
 def test_the_loss_and_its_gradient_are_those_of_torch(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("surge_sweeps.training.workloads.token_loss._LOGITS_AT_ONCE", at_once)
     logits = (LOGITS * 30).requires_grad_()
@@ -187,7 +195,9 @@ def test_ensembles_get_the_loss_and_gradient_of_each_member() -> None:
     torch.testing.assert_close(vmap(grad(token_cross_entropy))(LOGITS, TARGETS), gradients)
 
 
-def test_logits_of_16_bits_give_a_loss_of_32() -> None:
+@pytest.mark.parametrize("at_once", [30, 2**22])
+def test_logits_of_16_bits_give_a_loss_of_32(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("surge_sweeps.training.workloads.token_loss._LOGITS_AT_ONCE", at_once)
     logits = LOGITS.bfloat16().requires_grad_()
     loss = token_cross_entropy(logits, TARGETS)
     loss.backward()
