@@ -27,6 +27,24 @@ WandbCli = Callable[..., "subprocess.CompletedProcess[str]"]
 WandbPopen = Callable[..., "subprocess.Popen[str]"]
 
 
+#: Groups of tests that share a cluster, in the order of the time they take: begun last, one would run on alone.
+CHAINS = ("slurm-faults", "ray", "slurm", "kubernetes", "foreign")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # xdist would begin with the groups of most tests, which are not the longest.
+    config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=_place)
+
+
+def _place(item: pytest.Item) -> int:
+    mark = item.get_closest_marker("xdist_group")
+    return CHAINS.index(mark.args[0]) if mark and mark.args[0] in CHAINS else len(CHAINS)
+
+
 @pytest.fixture
 def wandb_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
     """A fresh test server, and an environment in which the real client finds it and nothing else.

@@ -1,21 +1,27 @@
 """Sweep files, shipped or written by `surge-sweep new`: this tool, W&B's own schema and `wandb sweep` take them.
 
-The schema is that of the package `sweeps`, which the server runs. It wants numpy below 2, so it is installed without
-its dependencies into a folder of its own, and found there only by the process that validates.
+Those of the paper have its grids, the others are log-spaced, and trials of all of them train, on miniatures of their
+data. The schema is that of the package `sweeps`, which the server runs. It wants numpy below 2, so it is installed
+without its dependencies into a folder of its own, and found there only by the process that validates.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from decimal import Decimal
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
+import torch
 import yaml
+from training.workloads.miniatures import write_miniature
 from typer.testing import CliRunner
 from wandb_server import WandbServer
 
@@ -23,7 +29,11 @@ from surge_sweeps.cli.sweep import app
 from surge_sweeps.demo import scratch_sweeps
 from surge_sweeps.errors import SurgeError
 from surge_sweeps.rectangles import follow_up
-from surge_sweeps.sweep import TOP_LEVEL_KEYS, Sweep
+from surge_sweeps.sweep import TOP_LEVEL_KEYS, Scalar, Sweep, Trial
+from surge_sweeps.trackers import collect
+from surge_sweeps.training import TrialConfig
+from surge_sweeps.training.__main__ import main
+from surge_sweeps.training.workloads import WORKLOADS
 
 FOLDER = Path(__file__).parent.parent / "sweep_configs"
 FILES = sorted(FOLDER.glob("*.yaml"))
@@ -82,6 +92,174 @@ def test_every_file_is_a_grid_that_an_agent_can_run(path: Path) -> None:
     assert set(raw) <= set(TOP_LEVEL_KEYS)
     assert "early_terminate" not in raw
     assert all(isinstance(value, float) for value in raw["parameters"]["lr"]["values"])
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_every_parameter_is_one_that_training_takes(path: Path) -> None:
+    trials = Sweep.read(path).trials()
+    for trial in (trials[0], trials[-1]):
+        config = TrialConfig.from_parameters(trial.parameters)
+        assert config.steps > 0
+
+
+class Row(NamedTuple):
+    """A row of Table 1 of Li et al. 2024 as it is printed, and the steps after the target loss (section 3.3)."""
+
+    beta1: str
+    beta2: str
+    lr: tuple[str, str, str]
+    batch: tuple[str, str, str]
+    rounds: int
+    steps_after_target: int
+    unit: str = "examples"
+
+
+TABLE_1 = {
+    "paper-cnn-fashion-mnist-small-batches.yaml": Row(
+        "0.9", "0.999", ("1e-4", "1e-3", "1e-4"), ("1", "12", "1"), 100, 10
+    ),
+    "paper-cnn-fashion-mnist-large-batches.yaml": Row(
+        "0.9", "0.999", ("1e-4", "1e-3", "1e-4"), ("64", "1164", "100"), 100, 10
+    ),
+    "paper-distilgpt2-eli5-adam.yaml": Row(
+        "0.9", "0.999", ("1e-5", "1.09e-3", "1.2e-4"), ("4", "114", "10"), 30, 50
+    ),
+    "paper-distilgpt2-eli5-sign.yaml": Row(
+        "0.0", "0.0", ("1e-5", "5.5e-4", "6e-5"), ("4", "114", "10"), 30, 50
+    ),
+    "paper-resnet18-tiny-imagenet.yaml": Row(
+        "0.0", "0.0", ("1e-4", "7.876e-4", "7.65e-5"), ("16", "376", "33"), 100, 50
+    ),
+    "paper-moe-redpajama.yaml": Row(
+        "0.9", "0.999", ("2e-6", "6e-5", "2e-6"), ("192e3", "12e6", "1.2e6"), 10, 300, "tokens"
+    ),
+}
+
+
+def linear(start: str, stop: str, step: str) -> tuple[float, ...]:
+    """All that a row's start and step reach without passing its stop, exactly."""
+    first, last, by = Decimal(start), Decimal(stop), Decimal(step)
+    return tuple(float(first + by * k) for k in range(int((last - first) // by) + 1))
+
+
+@pytest.mark.parametrize("name", TABLE_1)
+def test_a_row_of_the_papers_table_has_its_exact_grid(name: str) -> None:
+    row, sweep = TABLE_1[name], Sweep.read(FOLDER / name)
+    constants = sweep.constants
+    assert sweep.lr == linear(*row.lr)
+    unit = int(constants["sequence_length"]) if row.unit == "tokens" else 1
+    assert tuple(size * unit for size in sweep.batch_size) == linear(*row.batch)
+    assert sweep.seed == tuple(range(row.rounds))
+    assert (constants["beta1"], constants["beta2"]) == (float(row.beta1), float(row.beta2))
+    assert constants["optimizer"] == "adam"
+    assert constants["steps_after_target"] == row.steps_after_target
+    # Nothing that the paper does not have.
+    assert not {"weight_decay", "schedule", "warmup_steps", "max_examples"} & set(constants)
+
+
+def test_the_grids_are_as_large_as_the_papers() -> None:
+    assert {path.name for path in FILES if path.name.startswith("paper-")} == set(TABLE_1)
+    sizes = {name: (len(linear(*row.lr)), len(linear(*row.batch))) for name, row in TABLE_1.items()}
+    assert sizes.pop("paper-moe-redpajama.yaml") == (30, 10)
+    # The steps of this row do not divide its ranges.
+    assert sizes.pop("paper-resnet18-tiny-imagenet.yaml") == (9, 11)
+    assert set(sizes.values()) == {(10, 12)}
+
+
+LOG_SPACED = [path for path in FILES if path.name not in TABLE_1]
+
+
+@pytest.mark.parametrize("path", LOG_SPACED, ids=lambda path: path.name)
+def test_the_others_are_spaced_evenly_in_log(path: Path) -> None:
+    sweep = Sweep.read(path)
+    ratios = [high / low for low, high in pairwise(sweep.lr)]
+    assert max(ratios) == pytest.approx(min(ratios), rel=1e-4)
+    assert math.sqrt(2) <= ratios[0] <= 2.0001
+    assert len(sweep.lr) >= 8
+    assert {high / low for low, high in pairwise(sweep.batch_size)} == {2}
+    assert sweep.batch_size[-1] >= 100 * sweep.batch_size[0]
+    assert len(sweep.seed) >= 3
+
+
+def test_every_model_of_a_workload_has_a_log_spaced_sweep() -> None:
+    covered = {
+        (sweep.constants["workload"], sweep.constants["model"]) for sweep in map(Sweep.read, LOG_SPACED)
+    }
+    there = {(workload, model) for workload, spec in WORKLOADS.items() for model in spec.models}
+    # The demo's workload is that of one model.
+    assert covered == there - {("digits", "cnn")}
+
+
+#: What makes a trial of any sweep one of a second; each is taken where the sweep has the parameter.
+SMALLER: Mapping[str, Callable[[Any], Scalar]] = {
+    "batch_size": lambda size: min(size, 24),
+    "max_steps": lambda _: 3,
+    "sequence_length": lambda _: 16,
+    "tokenizer": lambda name: "bpe-300" if name.startswith("bpe-") else name,
+    "layers": lambda _: 2,
+    "width": lambda _: 32,
+    "heads": lambda _: 2,
+}
+#: A width for models whose sweeps leave it at its default.
+WIDTHS = {"resnet18": 8}
+
+
+@pytest.fixture(scope="session")
+def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture
+def _threads() -> Iterator[None]:
+    """The command trains on one thread; the tests that follow in this process have theirs back."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("_threads")
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_two_trials_train_on_a_miniature_of_their_data(
+    path: Path,
+    data_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SURGE_DATA_DIR", str(data_folder))
+    monkeypatch.setenv("SURGE_CACHE_DIR", str(data_folder / "cache"))
+    sweep = Sweep.read(path)
+    data = sweep.constants.get("data")
+    if data is not None and not (data_folder / str(data)).exists():
+        write_miniature(str(data), data_folder)
+    smallest, largest = sweep.trials()[0], sweep.trials()[-1]
+    for trial in (smallest, largest):
+        arguments = [f"--{name}={value}" for name, value in smaller(trial).items()]
+        done = main([*arguments, "--tracker=files", "--project=runs", "--device=cpu"])
+        assert done == 0, capsys.readouterr().err
+    curves = collect("runs")
+    assert curves.problems == ()
+    runs = curves.runs.sort_values("batch_size")
+    assert runs["lr"].tolist() == [smallest.lr, largest.lr]
+    assert runs["batch_size"].tolist() == [smaller(trial)["batch_size"] for trial in (smallest, largest)]
+    assert set(runs["status"]) <= {"finished", "capped"}
+    for run in runs["run"]:
+        points = curves.points[curves.points["run"] == run]
+        assert points["step"].tolist() == [0, 1, 2, 3]
+        # It was trained: every step changed the loss.
+        assert points["loss"].nunique() == 4
+        assert points["loss"].map(math.isfinite).all()
+
+
+def smaller(trial: Trial) -> dict[str, Scalar]:
+    """The parameters of a trial cut to what a test can run."""
+    parameters = dict(trial.parameters)
+    if trial.parameters["model"] in WIDTHS:
+        parameters["width"] = WIDTHS[str(trial.parameters["model"])]
+    for name in SMALLER.keys() & trial.parameters.keys():
+        parameters[name] = SMALLER[name](parameters[name])
+    return parameters
 
 
 def test_the_digits_sweep_has_the_axes_it_promises() -> None:
@@ -151,8 +329,9 @@ def test_what_new_writes_is_taken_by_wandb_unchanged(
         "window-batch-32-to-128.yaml",
     }
     assert violations([read(path) for path in written]) == [[]] * len(written)
-    # Every shipped file, and of those that `new` wrote the ones that differ in kind: each call takes a second.
-    for path in [*FILES, tmp_path / "constants.yaml", tmp_path / "window-batch-8-to-16.yaml"]:
+    # Of the shipped files and of those that `new` wrote the ones that differ in kind: each call takes a second.
+    shipped = [FOLDER / name for name in ("digits.yaml", "paper-moe-redpajama.yaml")]
+    for path in [*shipped, tmp_path / "constants.yaml", tmp_path / "window-batch-8-to-16.yaml"]:
         done = wandb_cli("sweep", "-p", "configs", str(path))
         assert done.returncode == 0, done.stderr
         assert "WARNING" not in done.stderr.upper()

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from cli.test_commands import is_told, sweep_command
+from cli.test_commands import is_told, sweep_command, sweep_here
 
 from surge_sweeps.launch.folder import Launch
 from surge_sweeps.launch.plan import Plan, Task, new_launch_id
@@ -40,7 +40,7 @@ def test_a_dry_run_shows_what_would_be_submitted_and_changes_nothing(folder: Pat
     before = files(folder)
     # No server answers there: a local store is asked which trials have a result, a server would be.
     store = [] if engine != "kubernetes" else [uri]
-    done = sweep_command(folder, "launch", "small.yaml", f"--on={engine}", "--dry-run", *settings, *store)
+    done = sweep_here(folder, "launch", "small.yaml", f"--on={engine}", "--dry-run", *settings, *store)
     if engine == "kubernetes":
         assert is_told(done, "team.example")
     else:
@@ -59,12 +59,12 @@ def test_a_file_that_was_changed_goes_on_as_it_was_launched(folder: Path) -> Non
     assert "small.yaml was changed since it was launched (lr: 0.01 added). It goes on as it was" in said
     done = sweep_command(folder, "launch", "small.yaml", "--replan")
     assert "3 trials: 2 done before, 1 finished" in done.stdout
-    assert "changed" not in sweep_command(folder, "launch", "small.yaml").stderr
+    assert "changed" not in sweep_here(folder, "launch", "small.yaml").stderr
 
 
 def test_a_sweep_that_cannot_run_is_not_kept(folder: Path) -> None:
     replace(DIGITS, constants={"workload": "digitz"}).write(folder / "small.yaml")
-    assert is_told(sweep_command(folder, "launch", "small.yaml"), "unknown workload 'digitz'")
+    assert is_told(sweep_here(folder, "launch", "small.yaml"), "unknown workload 'digitz'")
     DIGITS.write(folder / "small.yaml")
     assert "2 finished" in sweep_command(folder, "launch", "small.yaml").stdout
 
@@ -87,13 +87,13 @@ def test_bad_input_is_one_sentence_and_the_next_step(
     folder: Path, arguments: list[str], texts: list[str]
 ) -> None:
     before = files(folder)
-    assert is_told(sweep_command(folder, "launch", "small.yaml", *arguments), *texts)
+    assert is_told(sweep_here(folder, "launch", "small.yaml", *arguments), *texts)
     assert files(folder) == before
 
 
 def test_settings_of_a_file_and_of_the_command_line(folder: Path) -> None:
     (folder / "cluster.yaml").write_text("partition: low\naccount: me\n")
-    done = sweep_command(
+    done = sweep_here(
         folder,
         "launch",
         "small.yaml",
@@ -108,8 +108,8 @@ def test_settings_of_a_file_and_of_the_command_line(folder: Path) -> None:
 
 def test_a_refused_launch_leaves_nothing_behind(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent))
-    assert is_told(sweep_command(folder, "launch", "small.yaml", "--on=slurm"), "SLURM is not installed")
-    assert "No launch was made" in sweep_command(folder, "launches").stdout
+    assert is_told(sweep_here(folder, "launch", "small.yaml", "--on=slurm"), "SLURM is not installed")
+    assert "No launch was made" in sweep_here(folder, "launches").stdout
     replace(DIGITS, lr=(0.01,)).write(folder / "small.yaml")
     done = sweep_command(folder, "launch", "small.yaml")
     assert "1 trial: 1 finished" in done.stdout
@@ -117,7 +117,7 @@ def test_a_refused_launch_leaves_nothing_behind(folder: Path, monkeypatch: pytes
 
 
 def test_agents_are_for_this_machine(folder: Path) -> None:
-    done = sweep_command(folder, "launch", "small.yaml", "--on=slurm", "--agents=2")
+    done = sweep_here(folder, "launch", "small.yaml", "--on=slurm", "--agents=2")
     assert done.returncode == 2
     assert "at_most" in done.stderr
 
@@ -129,16 +129,16 @@ def test_launches_are_listed_and_their_logs_shown(folder: Path) -> None:
     )
     script.write(folder / "script.yaml")
     assert sweep_command(folder, "launch", "script.yaml").returncode == 1
-    assert "is over" in sweep_command(folder, "launches").stdout
-    (listed,) = json.loads(sweep_command(folder, "launches", "--all", "--json").stdout)
+    assert "is over" in sweep_here(folder, "launches").stdout
+    (listed,) = json.loads(sweep_here(folder, "launches", "--all", "--json").stdout)
     assert (listed["engine"], listed["over"]) == ("local", True)
     for task in ("0", script.trials()[0].trial_id):
-        assert "this is the script" in sweep_command(folder, "logs", listed["launch"], task).stdout
-    assert is_told(sweep_command(folder, "logs", listed["launch"], "7"), "has no task 7", "0 to 0")
+        assert "this is the script" in sweep_here(folder, "logs", listed["launch"], task).stdout
+    assert is_told(sweep_here(folder, "logs", listed["launch"], "7"), "has no task 7", "0 to 0")
     assert is_told(
-        sweep_command(folder, "logs", "20260101-000000-0000", "0"), "unknown launch", listed["launch"]
+        sweep_here(folder, "logs", "20260101-000000-0000", "0"), "unknown launch", listed["launch"]
     )
-    assert "Nothing of it" in sweep_command(folder, "cancel", listed["launch"]).stdout
+    assert "Nothing of it" in sweep_here(folder, "cancel", listed["launch"]).stdout
 
 
 def test_an_engine_that_does_not_answer_keeps_trials_from_running_twice(folder: Path) -> None:
@@ -150,6 +150,6 @@ def test_an_engine_that_does_not_answer_keeps_trials_from_running_twice(folder: 
     done = sweep_command(folder, "launch", "small.yaml")
     if done.returncode == 1:
         assert is_told(done, "cannot be told", f"surge-sweep cancel {plan.launch_id} --forget")
-        assert "over" in sweep_command(folder, "cancel", plan.launch_id, "--forget").stdout
+        assert "over" in sweep_here(folder, "cancel", plan.launch_id, "--forget").stdout
         done = sweep_command(folder, "launch", "small.yaml")
     assert "2 finished" in done.stdout

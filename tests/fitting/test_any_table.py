@@ -101,7 +101,7 @@ def test_any_loss_curves(
 
 
 @pytest.mark.parametrize("observable", ["final", "gain", "steps", "given"])
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
 @given(grid=GRIDS)
 def test_any_grid_of_one_number_a_run(observable: str, grid: tuple[Any, ...]) -> None:
     batches, rates, seeds, seed, kind = grid

@@ -273,7 +273,7 @@ def random_table(rng: np.random.Generator) -> LossCurves:
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("seed", range(25))
+@pytest.mark.parametrize("seed", range(12))
 def test_any_table_of_runs_gets_an_answer(seed: int) -> None:
     rng = np.random.default_rng(seed)
     curves = random_table(rng)

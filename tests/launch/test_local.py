@@ -47,11 +47,11 @@ def uri(new_uri: str, empty_store: Path, tmp_path: Path) -> str:
 
 
 def many_trials() -> Sweep:
-    """Enough of them that a launch can be stopped between the first result and the last: 72."""
+    """Enough packs that two agents have only begun when the first has its results: 10 trials of 5 batch sizes."""
     return Sweep(
-        lr=BUILTIN.lr,
-        batch_size=(4, 8, 16, 32, 64, 128),
-        seed=tuple(range(4)),
+        lr=BUILTIN.lr[:2],
+        batch_size=(8, 16, 32, 64, 128),
+        seed=(0,),
         constants={**BUILTIN.constants, "max_steps": 150},
         name="stopped",
     )
@@ -76,7 +76,7 @@ def test_every_trial_ends_once_and_a_second_launch_runs_nothing(new_uri: str) ->
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_a_stopped_launch_loses_nothing_and_the_next_one_finishes(
     uri: str, tmp_path: Path, how: signal.Signals
 ) -> None:
@@ -87,14 +87,14 @@ def test_a_stopped_launch_loses_nothing_and_the_next_one_finishes(
     process.send_signal(how)
     output, _ = process.communicate(timeout=60)
     done = statuses(uri).get("finished", 0)
-    assert 0 < done < 72
+    assert 0 < done < 10
     if how is not signal.SIGKILL:
         assert process.returncode == 130, output
         assert "Call the same command again" in output
         assert "Traceback" not in output
-        told = re.search(r"stopped\. 72 trials: (\d+) finished, (\d+) missing", " ".join(output.split()))
+        told = re.search(r"stopped\. 10 trials: (\d+) finished, (\d+) missing", " ".join(output.split()))
         assert told is not None, output
-        assert (int(told[1]), int(told[2])) == (done, 72 - done)
+        assert (int(told[1]), int(told[2])) == (done, 10 - done)
     wait_until_the_group_is_gone(process.pid)
 
     result = launch(sweep, uri=uri)
@@ -108,7 +108,7 @@ def test_a_stopped_launch_loses_nothing_and_the_next_one_finishes(
 def test_a_stop_is_heard_while_a_launch_waits_for_a_server_that_is_away(
     mlflow_server: MlflowServer, tmp_path: Path
 ) -> None:
-    sweep = replace(many_trials(), batch_size=(32, 64, 128), seed=tuple(range(8)))
+    sweep = many_trials()
     sweep.write(tmp_path / "sweep.yaml")
     process = start_launch(tmp_path, mlflow_server.uri)
     wait_for_a_result(mlflow_server.store, process)
@@ -127,7 +127,7 @@ def test_a_stop_is_heard_while_a_launch_waits_for_a_server_that_is_away(
     assert process.returncode == 130, output
     assert waited_s < 15  # of two minutes
     assert re.search(
-        r"stopped\. 72 trials: .*\d+ missing\. The MLflow store http\S+ could not be used: its", output
+        r"stopped\. 10 trials: .*\d+ missing\. The MLflow store http\S+ could not be used: its", output
     )
     assert "What was written is kept. Call the same command again" in output
     assert "Traceback" not in output
@@ -140,15 +140,20 @@ def test_a_stop_is_heard_while_a_launch_waits_for_a_server_that_is_away(
     assert sorted(curves.results().runs["trial_id"]) == sorted(trial.trial_id for trial in sweep.trials())
 
 
-def test_ctrl_c_tells_of_the_scripts_that_it_stopped_midway(uri: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_tells_of_the_scripts_that_it_ended_midway(
+    uri: str, tmp_path: Path, how: signal.Signals
+) -> None:
     replace(waiting_sweep(tmp_path), seed=(0, 1, 2)).write(tmp_path / "sweep.yaml")
     process = start_launch(tmp_path, uri)
     wait_for((tmp_path / "began").exists, process)
     time.sleep(1)  # it is seen to run
-    process.send_signal(signal.SIGINT)
+    process.send_signal(how)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130, output
     assert "stopped. 3 trials: 3 missing (1 stopped midway)." in " ".join(output.split())
+    assert "Traceback" not in output
+    wait_until_the_group_is_gone(process.pid)
     assert statuses(uri) == {"crashed": 1}
 
 

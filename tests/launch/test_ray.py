@@ -38,10 +38,11 @@ pytestmark = [
     pytest.mark.xdist_group("ray"),
 ]
 
+#: Two trials more than the cluster has room for at a time.
 DIGITS = Sweep(
     lr=(0.001, 0.003),
-    batch_size=(16, 32),
-    seed=(0, 1),
+    batch_size=(16,),
+    seed=(0, 1, 2),
     constants={"workload": "digits", "model": "mlp", "optimizer": "adamw", "max_steps": 3000},
     name="faults",
 )
@@ -176,7 +177,7 @@ def test_a_sweep_through_a_lost_worker_and_a_stopped_job_has_the_bits_of_an_undi
     assert set(first.failures.values()) == {"it was cancelled."}
     second = launched("disturbed", uri, lambda: RayLauncher(RayOptions(address=address)))
     assert second.already_done == first.ended["finished"] > 0
-    assert second.already_done + second.ended["finished"] == second.planned == 8
+    assert second.already_done + second.ended["finished"] == second.planned == 6
     launched("undisturbed", uri, None)
 
     runs = collect("disturbed", tracker="mlflow", uri=uri).runs

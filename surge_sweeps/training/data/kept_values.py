@@ -28,7 +28,7 @@ def kept_value(
     """
     value = read(kept_folder(kind, key, make))
     if value is None:
-        pass
+        _discard(kept_folder(kind, key, make))
         value = read(kept_folder(kind, key, make))
     if value is None:
         raise TrainingError(

@@ -1,4 +1,4 @@
-"""Eight processes at once on a store that none has opened before: one experiment, every run, no error."""
+"""Four processes at once on a store that none has opened before: one experiment, every run, no error."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mlflow_stores import MlflowServer, Postgres, free_port
 from surge_sweeps.errors import TrackerError
 from surge_sweeps.trackers import collect, open_tracker
 
-PROCESSES = 8
+PROCESSES = 4
 # They wait for each other before they open the store, so that they do open it at once.
 WRITES = """
 import sys, time
@@ -54,19 +54,19 @@ def write_at_once(uri: str, folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_new_sqlite_store_opened_by_eight_processes_at_once(tmp_path: Path) -> None:
+def test_a_new_sqlite_store_opened_by_four_processes_at_once(tmp_path: Path) -> None:
     write_at_once(f"sqlite:///{tmp_path / 'new.db'}", tmp_path / "ready")
 
 
 @pytest.mark.slow
-def test_an_empty_postgresql_database_opened_by_eight_processes_at_once(
+def test_an_empty_postgresql_database_opened_by_four_processes_at_once(
     postgres: Postgres, tmp_path: Path
 ) -> None:
     write_at_once(postgres.empty_database(), tmp_path / "ready")
 
 
 @pytest.mark.slow
-def test_a_new_experiment_of_a_server_written_by_eight_processes_at_once(
+def test_a_new_experiment_of_a_server_written_by_four_processes_at_once(
     mlflow_server: MlflowServer, tmp_path: Path
 ) -> None:
     write_at_once(mlflow_server.uri, tmp_path / "ready")

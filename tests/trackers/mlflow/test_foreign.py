@@ -85,7 +85,8 @@ def refused(foreign: Foreign, experiment: str, **options: Any) -> str:
     return str(caught.value)
 
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+# One worker runs the programs once for all.
+pytestmark = [pytest.mark.filterwarnings("ignore::DeprecationWarning"), pytest.mark.xdist_group("foreign")]
 
 
 @pytest.mark.slow

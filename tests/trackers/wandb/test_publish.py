@@ -425,7 +425,11 @@ def test_a_publication_cut_off_is_completed(server: WandbServer, operation: str,
     fault = server.faults.add(operation, "slow", seconds=2.0)
     code = CHILD.format(project=tuple(PROJECT), publication=small())
     child = subprocess.Popen(
-        [sys.executable, "-c", code], cwd=tmp_path, env=child_environment(), start_new_session=True
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        # What a killed process leaves behind lies with the test.
+        env=child_environment({"TMPDIR": str(tmp_path)}),
+        start_new_session=True,
     )
     deadline = time.monotonic() + 30
     while not fault.happened:
