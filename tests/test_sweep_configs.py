@@ -37,6 +37,7 @@ from surge_sweeps.training.workloads import WORKLOADS
 
 FOLDER = Path(__file__).parent.parent / "sweep_configs"
 FILES = sorted(FOLDER.glob("*.yaml"))
+EXPERIMENTS = FOLDER.parent / "docs" / "experiments.md"
 PACKAGES = ("sweeps==0.3.0", "jsonref==1.1.0")
 VALIDATE = """
 import json, sys
@@ -382,3 +383,18 @@ def test_windows_that_are_none_are_told(
 def test_windows_take_the_place_of_the_axes(other: str) -> None:
     done = CliRunner().invoke(app, ["new", "w.yaml", "--program=t.py", "--lr-window=8=0.1,0.2", other])
     assert done.exit_code == 2
+
+
+@pytest.mark.skipif(not EXPERIMENTS.exists(), reason="the documentation is not part of the wheel")
+def test_the_page_of_experiments_lists_every_file_with_its_size() -> None:
+    rows = re.findall(
+        r"^\| `([\w-]+\.yaml)` \|.*$", EXPERIMENTS.read_text(encoding="utf-8"), flags=re.MULTILINE
+    )
+    assert sorted(rows) == [path.name for path in FILES]
+    for line in EXPERIMENTS.read_text(encoding="utf-8").splitlines():
+        if line.startswith("| `"):
+            name, _, _, lr, batch, seeds, runs, _ = (cell.strip() for cell in line.strip("|").split("|"))
+            sweep = Sweep.read(FOLDER / name.strip("`"))
+            assert lr.startswith(f"{len(sweep.lr)}:")
+            assert batch == f"{len(sweep.batch_size)}: {sweep.batch_size[0]} to {sweep.batch_size[-1]}"
+            assert (int(seeds), runs) == (len(sweep.seed), f"{len(sweep.trials()):,}")

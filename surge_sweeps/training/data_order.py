@@ -11,10 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from surge_sweeps.errors import TrainingError
+
 #: Keeps the stream of examples apart from other uses of the same seed.
 _STREAM = 1
-#: Examples of an endless data set that belong to one seed.
+#: Examples of an endless data set that belong to one seed, and the number of seeds that have some.
 STRETCH = 2**40
+SEEDS_WITHOUT_END = 2**22
 
 
 class DataOrder:
@@ -24,6 +27,9 @@ class DataOrder:
         size: examples in the data set; None: it has no end, and each seed has a stretch of it for itself.
         seed: at least 0.
 
+    Raises:
+        TrainingError: there are not so many seeds of an endless data set.
+
     >>> order = DataOrder(size=5, seed=0)
     >>> sorted(order.positions(0, 5).tolist())
     [0, 1, 2, 3, 4]
@@ -32,6 +38,11 @@ class DataOrder:
     """
 
     def __init__(self, size: int | None, seed: int) -> None:
+        if size is None and seed >= SEEDS_WITHOUT_END:
+            raise TrainingError(
+                f"the seed {seed} has no stretch of the endless data set.",
+                f"Give one below {SEEDS_WITHOUT_END:,}.",
+            )
         self.size = size
         self.seed = seed
 

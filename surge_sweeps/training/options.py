@@ -23,7 +23,7 @@ _FLAGS: tuple[tuple[str, type, str], ...] = (
     (
         "data",
         str,
-        "what to train on: a path, the name of a known data set (surge-sweep data --list), or hf:...",
+        "what to train on: a path, the name of a known data set (surge-sweep data lists them), or hf:...",
     ),
     (
         "eval_data",

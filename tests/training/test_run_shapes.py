@@ -204,6 +204,9 @@ def test_seeds_of_an_endless_data_set_share_no_example() -> None:
     first, second = DataOrder(None, 0), DataOrder(None, 1)
     assert first.batches(2, 4, 3).tolist() == [[6, 7, 8], [9, 10, 11]]
     assert second.positions(0, 2).tolist() == [STRETCH, STRETCH + 1]
+    with pytest.raises(TrainingError, match=r"Give one below 4,194,304"):
+        DataOrder(None, 2**22)
+    assert DataOrder(None, 2**22 - 1).positions(0, 1).item() < 2**63
 
 
 def test_a_batch_beyond_the_data_set_says_how_often_it_is_seen() -> None:

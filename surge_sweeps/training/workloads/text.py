@@ -1,8 +1,8 @@
 """Text: a model of language reads the tokens of an example and foretells each one that follows.
 
 At a sequence length of L, example i is tokens [i L, i L + L] of the training text: the first L are its inputs, the last
-L its targets. The held-out text is cut likewise; where that gives more than `EVAL_SEQUENCES` sequences, so many,
-evenly spread, are the held-out set, so that an evaluation takes no longer than some steps.
+L its targets. The held-out text is cut likewise; where that gives more than `EVAL_SEQUENCES` sequences, or more than
+`EVAL_TOKENS` tokens, no more than that, evenly spread, are the held-out set: an evaluation takes as long as some steps.
 """
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ from surge_sweeps.training.models import gpt, moe
 from surge_sweeps.training.workloads.base import Settings, Workload, WorkloadSpec
 from surge_sweeps.training.workloads.token_loss import token_cross_entropy
 
-#: Sequences of the held-out set at most.
+#: Sequences of the held-out set at most,
 EVAL_SEQUENCES = 256
+#: and its tokens, unless a single sequence has more.
+EVAL_TOKENS = 2**17
 #: Logits that an evaluation makes at once, 4 bytes each; a held-out set that gives more is evaluated in parts.
 EVAL_LOGITS_AT_ONCE = 2**26
 #: Training tokens that a device holds itself, 4 bytes each, at most; longer texts go there batch by batch.
@@ -55,7 +57,7 @@ class TextWorkload:
 
     @property
     def eval_examples(self) -> int:
-        """At most `EVAL_SEQUENCES`."""
+        """At most `EVAL_SEQUENCES`, of at most `EVAL_TOKENS` in all."""
         return len(self.eval_tokens)
 
     @property
@@ -138,7 +140,7 @@ def load(settings: Settings) -> Workload:
 
 
 def _spread(windows: TokenWindows) -> Tensor:
-    count = min(len(windows), EVAL_SEQUENCES)
+    count = min(len(windows), EVAL_SEQUENCES, max(1, EVAL_TOKENS // windows.length))
     return torch.from_numpy(windows[np.arange(count) * len(windows) // count])
 
 

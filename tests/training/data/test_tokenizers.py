@@ -9,8 +9,9 @@ import pytest
 import tokenizers
 
 from surge_sweeps.errors import TrainingError, UnknownNameError
+from surge_sweeps.training.data.pieces import cut
 from surge_sweeps.training.data.text import Text, find_texts
-from surge_sweeps.training.data.tokenizers import ByteTokenizer, load_tokenizer, train_bpe
+from surge_sweeps.training.data.tokenizers import ByteTokenizer, LibraryTokenizer, load_tokenizer, train_bpe
 
 WORDS = "the surge of the optimal learning rate at small batch sizes and the noise of the gradient 1984 "
 ODD = "zwölf 🦜\x00\r\n\n\n  \t\u3000<pad> 'tis  I'll  <|endoftext|> end\x1c x\xa0y"
@@ -80,6 +81,15 @@ def test_a_text_in_pieces_gives_the_tokens_of_the_whole(folder: Path) -> None:
     assert len(pieces) > 2
     tokenizer = load_tokenizer("bpe-330", text)
     in_pieces = [token for tokens in tokenizer.encode(pieces) for token in tokens]
+    assert in_pieces == tokenizer.encode([whole])[0].tolist()
+
+
+@pytest.mark.parametrize("size", range(16, 40))
+def test_runs_of_spaces_and_line_breaks_are_not_cut(folder: Path, size: int) -> None:
+    whole = "ab    cd\n\n\n\n  ef   'll    \n\n    gh,   \t 12      ij" * 9
+    (folder / "a.txt").write_text(whole)
+    tokenizer = LibraryTokenizer("bpe", train_bpe(290, Text(find_texts("a.txt")[0].documents)))
+    in_pieces = [token for tokens in tokenizer.encode(list(cut([whole], size))) for token in tokens]
     assert in_pieces == tokenizer.encode([whole])[0].tolist()
 
 

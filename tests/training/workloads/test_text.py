@@ -74,6 +74,14 @@ def test_a_long_held_out_text_is_sampled_evenly(folder: Path) -> None:
     assert workload.train_examples == (len(WORDS) * 100 - 1) // 8
 
 
+@pytest.mark.parametrize(("tokens", "sequences"), [(8 * 100 + 7, 100), (7, 1)])
+def test_a_held_out_set_of_long_sequences_has_fewer(
+    tokens: int, sequences: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("surge_sweeps.training.workloads.text.EVAL_TOKENS", tokens)
+    assert loaded("a.txt", sequence_length=8).eval_examples == sequences
+
+
 def test_the_evaluation_is_cut_where_its_logits_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
     workload = loaded("a.txt")
     assert workload.eval_examples_at_once >= workload.eval_examples
