@@ -10,6 +10,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -27,22 +28,53 @@ WandbCli = Callable[..., "subprocess.CompletedProcess[str]"]
 WandbPopen = Callable[..., "subprocess.Popen[str]"]
 
 
-#: Groups of tests that share a cluster, in the order of the time they take: begun last, one would run on alone.
-CHAINS = ("slurm-faults", "ray", "slurm", "kubernetes", "foreign")
+#: Files whose tests share a cluster, or what takes long to write: one worker runs a chain. The longest are first: begun
+#: last, one would run on alone.
+CHAINS = {
+    "launch/test_slurm_faults.py": "SLURM's faults",
+    "launch/test_ray.py": "Ray",
+    "launch/test_slurm.py": "SLURM",
+    "launch/test_slurm_agents.py": "SLURM",
+    "launch/test_slurm_arrays.py": "SLURM",
+    "trackers/mlflow/test_foreign.py": "foreign programs",
+}
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    # xdist would begin with the groups of most tests, which are not the longest.
+def chain_of(test: str) -> str:
+    """The chain of a test by its id; a test outside all of them is one of its own."""
+    return CHAINS.get(test.partition("::")[0].removeprefix("tests/"), test)
+
+
+def chain_place(test: str) -> int:
+    """Where a test's chain comes; those of one test alone come last."""
+    names = list(CHAINS.values())
+    return names.index(chain_of(test)) if chain_of(test) in names else len(names)
+
+
+def pytest_configure() -> None:
+    gone = [file for file in CHAINS if not (Path(__file__).parent / file).exists()]
+    if gone:
+        raise pytest.UsageError(
+            f"CHAINS of tests/conftest.py names files that are not there: {', '.join(gone)}"
+        )
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Hand out whole chains. xdist 3.8 has groups for it, by marks, which pytest 9.2 no longer lets it see."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Chained(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return chain_of(nodeid)
+
+    # It would begin with the chains of most tests.
     config.option.loadscopereorder = False
+    return Chained(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=_place)
-
-
-def _place(item: pytest.Item) -> int:
-    mark = item.get_closest_marker("xdist_group")
-    return CHAINS.index(mark.args[0]) if mark and mark.args[0] in CHAINS else len(CHAINS)
+    items.sort(key=lambda item: chain_place(item.nodeid))
 
 
 @pytest.fixture

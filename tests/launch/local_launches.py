@@ -92,9 +92,9 @@ def waiting_sweep(folder: Path) -> Sweep:
     return script_sweep()
 
 
-def start_launch(folder: Path, uri: str) -> subprocess.Popen[str]:
-    """`surge-sweep launch` of the folder's sweep.yaml, two tasks at a time, in a process group of its own."""
-    command = ["launch", "sweep.yaml", "--project=project", f"--uri={uri}", "--agents=2"]
+def start_launch(folder: Path, uri: str, *options: str) -> subprocess.Popen[str]:
+    """`surge-sweep launch` of the folder's sweep.yaml in a process group of its own."""
+    command = ["launch", "sweep.yaml", "--project=project", f"--uri={uri}", *options]
     return subprocess.Popen(
         [sys.executable, "-m", "surge_sweeps.cli", *command],
         cwd=folder,

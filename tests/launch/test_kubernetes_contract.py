@@ -36,7 +36,7 @@ from surge_sweeps.sweep import Sweep
 
 pytest.importorskip("kubernetes")
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("kubernetes")]
+pytestmark = pytest.mark.slow
 
 
 class PodSite(Site):

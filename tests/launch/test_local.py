@@ -82,7 +82,7 @@ def test_a_stopped_launch_loses_nothing_and_the_next_one_finishes(
 ) -> None:
     sweep = many_trials()
     sweep.write(tmp_path / "sweep.yaml")
-    process = start_launch(tmp_path, uri)
+    process = start_launch(tmp_path, uri, "--agents=2")
     wait_for_a_result(uri, process)
     process.send_signal(how)
     output, _ = process.communicate(timeout=60)
@@ -110,7 +110,7 @@ def test_a_stop_is_heard_while_a_launch_waits_for_a_server_that_is_away(
 ) -> None:
     sweep = many_trials()
     sweep.write(tmp_path / "sweep.yaml")
-    process = start_launch(tmp_path, mlflow_server.uri)
+    process = start_launch(tmp_path, mlflow_server.uri, "--agents=2")
     wait_for_a_result(mlflow_server.store, process)
     mlflow_server.kill()
     lines = []

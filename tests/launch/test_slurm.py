@@ -8,7 +8,7 @@ from slurm_cluster import SlurmCluster
 
 from surge_sweeps.launch.slurm import SlurmLauncher
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("slurm")]
+pytestmark = pytest.mark.slow
 
 
 class TestSlurm(LauncherContract):

@@ -25,7 +25,7 @@ from surge_sweeps.progress import no_progress
 from surge_sweeps.sweep import SCRIPT_COMMAND, Sweep
 from surge_sweeps.trackers.wandb.client import WandbProject
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("slurm")]
+pytestmark = pytest.mark.slow
 
 PROJECT = WandbProject("test-entity", "study")
 SCRIPT = """

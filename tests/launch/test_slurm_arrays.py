@@ -25,8 +25,6 @@ from surge_sweeps.launch.plan import Plan, Resources, Task, new_launch_id
 from surge_sweeps.launch.slurm import SlurmLauncher, SlurmOptions, launcher, submission
 from surge_sweeps.sweep import Sweep
 
-pytestmark = pytest.mark.xdist_group("slurm")
-
 #: Prints its arguments and ends, in place of a Python that would take a second to start.
 ECHO = SlurmOptions(python="/bin/echo")
 

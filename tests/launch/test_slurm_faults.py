@@ -31,7 +31,7 @@ from surge_sweeps.launch.target import Target
 from surge_sweeps.sweep import Scalar, Sweep
 from surge_sweeps.trackers import collect, open_tracker
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("slurm-faults")]
+pytestmark = pytest.mark.slow
 
 BUILTIN = {"workload": "digits", "model": "mlp", "optimizer": "adamw"}
 #: Six trials; the two nodes have room for four of `HALF_NODE` at a time.

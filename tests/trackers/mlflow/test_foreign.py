@@ -85,8 +85,7 @@ def refused(foreign: Foreign, experiment: str, **options: Any) -> str:
     return str(caught.value)
 
 
-# One worker runs the programs once for all.
-pytestmark = [pytest.mark.filterwarnings("ignore::DeprecationWarning"), pytest.mark.xdist_group("foreign")]
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
 @pytest.mark.slow
