@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.datasets import load_digits
 
 from surge_sweeps.errors import SurgeError, TrainingError, UnknownNameError
 from surge_sweeps.training import TrialConfig, train
@@ -15,6 +17,7 @@ from surge_sweeps.training.data_order import DataOrder
 from surge_sweeps.training.loop import each_batch
 from surge_sweeps.training.optimizers import OPTIMIZERS
 from surge_sweeps.training.trace import log_steps
+from surge_sweeps.training.workloads import digits as digits_module
 from surge_sweeps.training.workloads import load_workload
 from surge_sweeps.training.workloads.digits import Digits
 
@@ -53,6 +56,13 @@ def test_the_split_is_fixed_and_disjoint(digits: Digits) -> None:
     total = digits.train_inputs.double().sum() + digits.eval_inputs.double().sum()
     assert float(total) * 16 == 561_718
     assert load_workload("digits") is digits
+
+
+def test_the_digits_are_scikit_learns() -> None:
+    data = load_digits()
+    images, targets = digits_module._images()
+    assert np.array_equal(images, data.images)
+    assert np.array_equal(targets, data.target)
 
 
 @pytest.mark.parametrize("model", ["mlp", "cnn"])
