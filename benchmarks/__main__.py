@@ -8,6 +8,7 @@ from pathlib import Path
 
 SCRIPTS = (
     "bench_training.py",
+    "bench_workloads.py",
     "bench_demo.py",
     "bench_engines.py",
     "bench_collect.py",

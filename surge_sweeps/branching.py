@@ -17,6 +17,8 @@ from surge_sweeps.sweep import Sweep
 
 #: What decides how long runs from scratch last, and where they start; a branch has its own.
 _OF_A_WHOLE_RUN = ("max_steps", "max_examples", "target_loss", "steps_after_target", "init_from")
+#: What shapes the learning rate over a whole run. In a branch it is constant.
+_SHAPE = ("schedule", "warmup_steps", "warmup_examples")
 
 #: Called with step and evaluation loss of the reference run.
 OnLoss = Callable[[int, float], None]
@@ -66,8 +68,13 @@ def make_checkpoints(
     losses: Sequence[float],
     folder: Path,
     on_loss: OnLoss = lambda *_: None,
+    *,
+    device: str = "auto",
 ) -> list[Path]:
     """Train the reference run and save a checkpoint where it reaches each of the losses; see `train_to_losses`.
+
+    Args:
+        device: where it computes, see `pick_device`.
 
     Raises:
         SurgeError: the sweep is one of a script of the user's own, or it branches itself.
@@ -81,17 +88,25 @@ def make_checkpoints(
     if "init_from" in sweep.constants:
         raise SurgeError(f"the sweep {sweep.name!r} branches already.", "Give the one from scratch.")
     from surge_sweeps.training import TrialConfig, train_to_losses
+    from surge_sweeps.training.devices import pick_device
 
     settings = {name: value for name, value in sweep.constants.items() if name not in _OF_A_WHOLE_RUN}
     own = {"lr": reference.lr, "batch_size": reference.batch_size, "seed": reference.seed}
     config = TrialConfig.from_parameters({**settings, **own, "max_steps": reference.max_steps})
-    return train_to_losses(config, losses, folder, evaluate_every=reference.evaluate_every, on_loss=on_loss)
+    return train_to_losses(
+        config,
+        losses,
+        folder,
+        evaluate_every=reference.evaluate_every,
+        on_loss=on_loss,
+        device=pick_device(device),
+    )
 
 
 def branch_sweep(
     sweep: Sweep, checkpoint: Path, loss: float, *, steps: int | None = None, examples: int | None = None
 ) -> Sweep:
-    """The grid of a sweep from a checkpoint at `loss`, each run for `steps`, or for `examples`.
+    """The grid of a sweep from a checkpoint at `loss`, each run for `steps`, or for `examples`, at a constant rate.
 
     Raises:
         SurgeError: both or neither are given.
@@ -103,7 +118,8 @@ def branch_sweep(
     """
     if (steps is None) == (examples is None):
         raise SurgeError("a branch ends after a number of steps or of examples.", "Give one of the two.")
-    settings = {name: value for name, value in sweep.constants.items() if name not in _OF_A_WHOLE_RUN}
+    dropped = (*_OF_A_WHOLE_RUN, *_SHAPE)
+    settings = {name: value for name, value in sweep.constants.items() if name not in dropped}
     settings["init_from"] = checkpoint.as_posix()
     if steps is not None:
         settings["max_steps"] = steps

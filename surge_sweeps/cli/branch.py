@@ -13,8 +13,9 @@ from surge_sweeps.branching import branch_sweep, default_reference, make_checkpo
 from surge_sweeps.cli.console import progress_bar, say, tell
 from surge_sweeps.cli.launch_options import Quiet
 from surge_sweeps.cli.new import describe_size, refuse_existing, write_sweep
-from surge_sweeps.errors import SurgeError
+from surge_sweeps.errors import SurgeError, UnknownNameError
 from surge_sweeps.sweep import Sweep
+from surge_sweeps.training.options import DEVICES
 
 
 def branch(
@@ -52,17 +53,26 @@ def branch(
         int,
         typer.Option(min=1, help="Look at its loss after so many steps: a checkpoint is at most so late."),
     ] = 1,
+    device: Annotated[
+        str,
+        typer.Option(
+            help="Where the reference run computes: auto (a GPU where torch sees one), cpu or cuda."
+        ),
+    ] = "auto",
     force: Annotated[bool, typer.Option("--force", help="Replace existing sweep files.")] = False,
     quiet: Quiet = False,
 ) -> None:
     """Train one run to some losses, and write a sweep that branches from each of them.
 
     All runs of such a sweep start from one checkpoint and take a fixed number of steps, or of examples. That is far
-    cheaper than runs from scratch, and what it measures does not depend on how the runs came there. Launch the files
-    that it writes like any other; a report tells them from runs from scratch.
+    cheaper than runs from scratch, and what it measures does not depend on how the runs came there. Their learning
+    rates are constant: warm-up and schedule of the sweep are the reference run's alone. Launch the files that it writes
+    like any other; a report tells them from runs from scratch.
     """
     if (steps is None) == (examples is None):
         raise typer.BadParameter("give either --steps or --examples")
+    if device not in DEVICES:
+        raise UnknownNameError("device", device, DEVICES)
     wanted = _losses(losses)
     sweep = Sweep.read(file)
     folder = output or Path(sweep.name)
@@ -89,12 +99,14 @@ def branch(
             wanted,
             (folder / "checkpoints").resolve(),
             lambda step, loss: progress(step, reference.max_steps, f"loss {loss:.4g}"),
+            device=device,
         )
     for loss, checkpoint in zip(wanted, checkpoints, strict=True):
         branched = branch_sweep(sweep, checkpoint, loss, steps=steps, examples=examples)
         write_sweep(files[loss], branched)
         tell(f"{files[loss]}: {describe_size(branched)}, from {checkpoint.name}.")
-    tell(f"Next: {shlex.join(['surge-sweep', 'launch', *map(str, files.values())])}")
+    command = ["surge-sweep", "launch", *map(str, files.values()), "--project", f"{sweep.name}-branches"]
+    tell(f"Next: {shlex.join(command)}")
 
 
 def _losses(text: str) -> list[float]:

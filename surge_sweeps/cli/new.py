@@ -27,7 +27,8 @@ def new(
         str | None, typer.Option(help="Your script: it takes --lr --batch_size --seed and logs a loss.")
     ] = None,
     workload: Annotated[
-        str | None, typer.Option(help="Instead of a script, a built-in workload: digits, images, text or teacher.")
+        str | None,
+        typer.Option(help="Instead of a script, a built-in workload: digits, images, text or teacher."),
     ] = None,
     lr: Annotated[
         str | None,

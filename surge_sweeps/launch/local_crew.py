@@ -25,7 +25,7 @@ from surge_sweeps.launch.child import checkpoint_folder
 from surge_sweeps.launch.command import expand_command
 from surge_sweeps.launch.folder import Launch, TaskEnd
 from surge_sweeps.launch.held import Held
-from surge_sweeps.launch.programs import Program, found, last_lines, last_text
+from surge_sweeps.launch.programs import TORCHRUN_ENVIRONMENT, Program, found, last_lines, last_text
 from surge_sweeps.launch.run_task import MADE_ROOM
 from surge_sweeps.launch.scripts import StoreWatch, ended, why_failed
 from surge_sweeps.launch.slots import Slot
@@ -174,7 +174,9 @@ class LocalCrew:
         plan, sweep, (trial,) = self._plan, self._plan.sweep_of(task), self._plan.trials_of(task)
         log = self._launch.log_file(task)
         kept = checkpoint_folder(plan, task)
-        environment = {**os.environ, **slot.environment, CHECKPOINT_VARIABLE: str(kept)}
+        environment = {
+            **TORCHRUN_ENVIRONMENT, **os.environ, **slot.environment, CHECKPOINT_VARIABLE: str(kept)
+        }  # fmt: skip
         command = expand_command(sweep, trial)
         command = distributed(
             found(command, environment, plan.working_folder), plan.resources, f"{plan.launch_id}-{task}"

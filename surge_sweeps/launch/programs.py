@@ -20,6 +20,9 @@ from surge_sweeps.launch.stop import POLL_SECONDS
 
 #: How long a program may take to save and to end after TERM; what then still lives is killed.
 TERM_TIMEOUT_SECONDS = 20.0
+#: torchrun waits 30 s for processes that do not end at TERM, and they are in sessions of their own: killed before that
+#: itself, it would leave them behind.
+TORCHRUN_ENVIRONMENT = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "15"}
 #: Lines of a failed program's output shown in the message.
 TAIL_LINES = 3
 TAIL_BYTES = 4096

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -34,6 +37,24 @@ def statistics_warning(model: nn.Module, cut: MicroBatches) -> str:
         f"warning: the model normalises by batch statistics (BatchNorm in {', '.join(layers)}), here of {cut.size} "
         f"examples and not of the batch of {cut.batch_size}: loss and gradient differ from those of the whole batch."
     )
+
+
+@contextmanager
+def statistics_of_the_evaluated(model: nn.Module) -> Iterator[None]:
+    """In this context a model's BatchNorm normalises by what it is given, and remembers nothing of it.
+
+    Its running averages lag tens of steps behind the parameters, and the further the larger the learning rate: in a
+    branch of ten steps they would be most of what is measured.
+    """
+    layers = [layer for layer in model.modules() if isinstance(layer, _BatchNorm)]
+    kept = [(layer.training, layer.track_running_stats) for layer in layers]
+    try:
+        for layer in layers:
+            layer.training, layer.track_running_stats = True, False
+        yield
+    finally:
+        for layer, (training, tracks) in zip(layers, kept, strict=True):
+            layer.training, layer.track_running_stats = training, tracks
 
 
 def _looks(layer: nn.Module) -> bool:

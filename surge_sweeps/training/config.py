@@ -15,12 +15,14 @@ from surge_sweeps.errors import TrainingError, UnknownNameError
 from surge_sweeps.trackers.base import Scalar
 from surge_sweeps.training.learning_rate import multiplier
 from surge_sweeps.training.optimizers import HYPER_PARAMETERS, optimizer_spec
+from surge_sweeps.training.precision import check_precision
 from surge_sweeps.training.scaling import effective_hyper_parameters
-from surge_sweeps.training.workloads import check_workload
+from surge_sweeps.training.workloads import DEFAULT_MODEL, check_workload
 from surge_sweeps.training.workloads.base import Settings
 
 #: What applies only where it is given, in the order of records.
 _OPTIONS = (
+    "precision",
     "schedule",
     "warmup_steps",
     "warmup_examples",
@@ -33,7 +35,17 @@ _OPTIONS = (
     "steps_after_target",
     "init_from",
 )
-_TEXT = ("workload", "model", "optimizer", "schedule", "init_from", "data", "eval_data", "tokenizer")
+_TEXT = (
+    "workload",
+    "model",
+    "optimizer",
+    "precision",
+    "schedule",
+    "init_from",
+    "data",
+    "eval_data",
+    "tokenizer",
+)
 _REAL = ("lr", *HYPER_PARAMETERS, "beta2_half_life_examples", "beta2_half_life_tokens", "target_loss")
 _OPTIONAL = (*Settings.names(), *HYPER_PARAMETERS, *_OPTIONS)
 
@@ -47,8 +59,8 @@ _RANGES: dict[str, tuple[float, bool, float]] = {
     "momentum": (0.0, True, 1.0),
     "eps": (0.0, True, math.inf),
     "weight_decay": (0.0, True, math.inf),
-    "warmup_steps": (1, True, math.inf),
-    "warmup_examples": (1, True, math.inf),
+    "warmup_steps": (0, True, math.inf),
+    "warmup_examples": (0, True, math.inf),
     "beta2_half_life_examples": (0.0, False, math.inf),
     "beta2_half_life_tokens": (0.0, False, math.inf),
     "weight_decay_batch_size": (1, True, math.inf),
@@ -73,6 +85,7 @@ class TrialConfig:
         data, eval_data, sequence_length, tokenizer, layers, width, heads, experts, shared_experts, experts_per_token:
             of the workload and its model, see `Settings`; None is their own default.
         beta1, beta2, eps, momentum, weight_decay: None is the optimizer's own default.
+        precision: see `surge_sweeps.training.precision`; None: 32 bits.
         schedule, warmup_steps, warmup_examples: of the learning rate, see `surge_sweeps.training.learning_rate`; None:
             it is constant.
         beta2_half_life_examples, beta2_half_life_tokens, weight_decay_batch_size: let beta2 and the weight decay follow
@@ -85,7 +98,7 @@ class TrialConfig:
     Raises:
         TrainingError: a value of the wrong kind or out of range, no budget, or a hyper-parameter that the optimizer
             does not take.
-        UnknownNameError: unknown workload, model or optimizer.
+        UnknownNameError: unknown workload, model, optimizer or precision.
 
     >>> config = TrialConfig(lr=0.1, batch_size=32, optimizer="momentum", max_examples=1000)
     >>> config.steps, config.resolved().momentum
@@ -95,7 +108,7 @@ class TrialConfig:
     lr: float
     batch_size: int
     workload: str = "digits"
-    model: str = "mlp"
+    model: str = DEFAULT_MODEL
     optimizer: str = "adamw"
     seed: int = 0
     data: str | None = None
@@ -113,6 +126,7 @@ class TrialConfig:
     eps: float | None = None
     momentum: float | None = None
     weight_decay: float | None = None
+    precision: str | None = None
     schedule: str | None = None
     warmup_steps: int | None = None
     warmup_examples: int | None = None
@@ -140,6 +154,7 @@ class TrialConfig:
             raise TrainingError("beta2 and a half-life of it are given.", "Give one of the two.")
         self._check_hyper_parameters()
         self._check_budget()
+        check_precision(self.precision)
         self.lr_multiplier(0)
         self._scaled(settings)
 
@@ -195,9 +210,7 @@ class TrialConfig:
     @property
     def has_constant_lr(self) -> bool:
         """Whether every step has the same learning rate."""
-        return (
-            self.schedule in (None, "constant") and self.warmup_steps is None and self.warmup_examples is None
-        )
+        return self.schedule in (None, "constant") and not (self.warmup_steps or self.warmup_examples)
 
     def lr_multiplier(self, step: int) -> float:
         """The share of `lr` that the update after `step` steps takes, see `learning_rate.multiplier`."""
@@ -271,6 +284,7 @@ class TrialConfig:
             beta2_half_life_examples=self.beta2_half_life_examples,
             beta2_half_life_tokens=self.beta2_half_life_tokens,
             weight_decay_batch_size=self.weight_decay_batch_size,
+            beta2_every_steps=optimizer_spec(self.optimizer).beta2_every_steps,
         )
 
     def _check_hyper_parameters(self) -> None:

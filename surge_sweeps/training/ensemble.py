@@ -93,7 +93,7 @@ def run_ensemble(
     batches = each_batch(orders, 0, shared.steps, shared.batch_size)
     seed_of_row = _positions(seeds, [configs[i].seed for i in rows])
     done = 0
-    total = torch.zeros(len(stack), dtype=workload.dtype)
+    total = torch.zeros(len(stack), dtype=workload.dtype, device=workload.device)
     live = list(range(len(rows)))
     while live:
         step = min(traces[rows[position]].next_step for position in live)
@@ -104,7 +104,7 @@ def run_ensemble(
         # Runs that go on after their target log at steps of their own.
         due = [position for position in live if traces[rows[position]].next_step == step]
         since = torch.tensor([step - traces[rows[position]].last_step for position in due])
-        means = (total[due] / since).tolist()
+        means = (total[due].cpu() / since).tolist()
         total[due] = 0
         for position, eval_loss, train_loss in zip(due, stack.eval_losses(due), means, strict=True):
             traces[rows[position]].add(step, eval_loss, train_loss)

@@ -6,25 +6,29 @@ import torch
 from torch import Tensor, nn
 
 from surge_sweeps.errors import TrainingError
+from surge_sweeps.training.batch_statistics import statistics_of_the_evaluated
 from surge_sweeps.training.memory import is_out_of_memory, release_memory
+from surge_sweeps.training.precision import computing_in
 from surge_sweeps.training.workloads.base import Penalized, Workload
 
 
-def evaluate(workload: Workload, model: nn.Module) -> float:
+def evaluate(workload: Workload, model: nn.Module, precision: str | None = None) -> float:
     """Mean loss over the whole held-out set; see `Evaluator`."""
-    return Evaluator(workload, model)()
+    return Evaluator(workload, model, precision)()
 
 
 class Evaluator:
     """Evaluates one model, again and again.
 
     Takes as much of the held-out set at once as the workload says; where that does not fit into memory, parts half as
-    large until they do. The mean over the parts, weighted by their examples, is the same loss to rounding.
+    large until they do. The mean over the parts, weighted by their examples, is the same loss to rounding, unless the
+    model has BatchNorm, which normalises each part by its own statistics.
     """
 
-    def __init__(self, workload: Workload, model: nn.Module) -> None:
+    def __init__(self, workload: Workload, model: nn.Module, precision: str | None = None) -> None:
         self._workload = workload
         self._model = model
+        self._precision = precision
         self.examples_at_once = min(workload.eval_examples, workload.eval_examples_at_once)
 
     def __call__(self) -> float:
@@ -55,7 +59,7 @@ class Evaluator:
     def _attempt(self) -> float | None:
         total, size = self._workload.eval_examples, self.examples_at_once
         try:
-            with torch.no_grad():
+            with torch.no_grad(), statistics_of_the_evaluated(self._model):
                 if size >= total:
                     return float(self._loss(0, total))
                 parts = [(start, min(start + size, total)) for start in range(0, total, size)]
@@ -69,5 +73,8 @@ class Evaluator:
 
     def _loss(self, start: int, stop: int) -> Tensor:
         inputs, targets = self._workload.eval_batch(start, stop)
-        outputs = self._model(inputs)
-        return self._workload.loss(outputs.outputs if isinstance(outputs, Penalized) else outputs, targets)
+        with computing_in(self._precision, self._workload.device):
+            outputs = self._model(inputs)
+            return self._workload.loss(
+                outputs.outputs if isinstance(outputs, Penalized) else outputs, targets
+            )

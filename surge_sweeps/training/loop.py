@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from surge_sweeps.training.config import TrialConfig
 from surge_sweeps.training.data_order import DataOrder, block_steps
-from surge_sweeps.training.optimizers import Stepper, build_optimizer, set_learning_rate
+from surge_sweeps.training.optimizers import Stepper, build_optimizer, optimizer_spec, set_learning_rate
 from surge_sweeps.training.start import Start
 from surge_sweeps.training.steps import Steps
 from surge_sweeps.training.trace import OnPoint, Trace
@@ -78,7 +78,9 @@ def continue_loop(
         steps: of this model under this optimizer; default: whole batches in this process.
     """
     config = trace.config
-    steps = steps or Steps(workload, model, optimizer)
+    if steps is None:
+        can_accumulate = optimizer_spec(config.optimizer).can_accumulate
+        steps = Steps(workload, model, optimizer, can_accumulate=can_accumulate, precision=config.precision)
     lr_at = None if config.has_constant_lr else (lambda step: config.lr * config.lr_multiplier(step))
     done, sums = begun or Begun(trace.last_step, None)
     order = [DataOrder(workload.train_examples, config.seed)]

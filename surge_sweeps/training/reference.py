@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from surge_sweeps.errors import TrainingError
 from surge_sweeps.training.checkpoint import Checkpoint, save_checkpoint
 from surge_sweeps.training.config import TrialConfig
+from surge_sweeps.training.devices import CPU
 from surge_sweeps.training.loop import run_loop
 from surge_sweeps.training.start import starts
 from surge_sweeps.training.trace import Trace
@@ -22,6 +25,7 @@ def train_to_losses(
     folder: Path,
     *,
     evaluate_every: int = 1,
+    device: torch.device = CPU,
     on_loss: Callable[[int, float], None] = lambda *_: None,
 ) -> list[Path]:
     """Train one run, evaluated as it goes, and save a checkpoint at the first crossing of each loss.
@@ -33,7 +37,7 @@ def train_to_losses(
         config: the reference run; its `target_loss` is not used.
         losses: evaluation losses to cross, in any order.
         folder: made if it is not there. evaluate_every: steps from one evaluation to the next; a crossing is seen at
-            the first one after it. on_loss: called with step and loss of each.
+            the first one after it. device: where it computes. on_loss: called with step and loss of each.
 
     Returns:
         One path for each of `losses`, in their order.
@@ -44,7 +48,7 @@ def train_to_losses(
     """
     if not losses:
         raise TrainingError("there are no losses to train to.", "Give at least one.")
-    workload = load_workload(config.workload, config.settings)
+    workload = load_workload(config.workload, config.settings).on(device)
     settings = _until(config, min(losses))
     start = starts(workload, [settings])[settings.seed]
     above = [loss for loss in losses if loss >= start.loss]
@@ -73,13 +77,21 @@ def train_to_losses(
 
 
 def _until(config: TrialConfig, loss: float) -> TrialConfig:
-    return TrialConfig.from_parameters({**config.record(), "target_loss": loss})
+    return replace(config, target_loss=loss)
 
 
 def _save(folder: Path, loss: float, trace: Trace, model: nn.Module) -> Path:
     config = trace.config
-    parameters = {name: value.detach().clone() for name, value in model.state_dict().items()}
-    checkpoint = Checkpoint(parameters, config.workload, config.model, trace.last_eval_loss, trace.last_step)
+    parameters = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+    checkpoint = Checkpoint(
+        parameters,
+        config.workload,
+        config.model,
+        trace.last_eval_loss,
+        trace.last_step,
+        asdict(config.settings),
+        load_workload(config.workload, config.settings).digest,
+    )
     path = folder / f"{config.workload}-{config.model}-loss-{loss:g}-{checkpoint.hash[:8]}.pt"
     save_checkpoint(path, checkpoint)
     return path

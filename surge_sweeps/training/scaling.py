@@ -14,14 +14,14 @@ from surge_sweeps.errors import TrainingError
 
 
 def beta2_of_half_life(half_life: float, batch: float) -> float:
-    """The decay per step under which a squared gradient's weight halves every `half_life`.
+    """The decay per update under which a squared gradient's weight halves every `half_life`.
 
     beta2 = (1/2)^(batch / half_life), which is beta2* = beta2^(B* / B) between two batch sizes (Marek et al. 2025,
     arXiv 2507.07101); a known setting has half_life = batch log(1/2) / log(beta2). Once a batch is longer than the
     half-life, beta2 is below 1/2 and little is averaged.
 
     Args:
-        half_life: > 0, in examples or in tokens. batch: a step's size, in the same.
+        half_life: > 0, in examples or in tokens. batch: what is trained on from one update to the next, in the same.
 
     Raises:
         TrainingError: the half-life is not positive and finite, or so long that no decay is left in double precision.
@@ -48,6 +48,7 @@ def effective_hyper_parameters(
     beta2_half_life_examples: float | None = None,
     beta2_half_life_tokens: float | None = None,
     weight_decay_batch_size: float | None = None,
+    beta2_every_steps: int = 1,
 ) -> dict[str, float]:
     """The hyper-parameters that the optimizer gets at this batch size.
 
@@ -59,6 +60,7 @@ def effective_hyper_parameters(
             weight_decay * batch_size / weight_decay_batch_size, which at a fixed learning rate keeps the time scale
             tau = B / (lr lambda D) of AdamW's average of updates, as a share of the D examples of the run (Bergsma et
             al. 2025, arXiv 2505.13738). That is about decoupled decay; where decay is L2 it only scales the penalty.
+        beta2_every_steps: of the optimizer; see `OptimizerSpec`.
 
     Raises:
         TrainingError: both half-lives are given, or one in tokens for data without, or for an optimizer without beta2;
@@ -73,7 +75,11 @@ def effective_hyper_parameters(
     effective = dict(values)
     if beta2_half_life_examples is not None or beta2_half_life_tokens is not None:
         effective["beta2"] = _scaled_beta2(
-            values, batch_size, tokens_per_example, beta2_half_life_examples, beta2_half_life_tokens
+            values,
+            batch_size * beta2_every_steps,
+            tokens_per_example,
+            beta2_half_life_examples,
+            beta2_half_life_tokens,
         )
     if weight_decay_batch_size is not None:
         effective["weight_decay"] = _scaled_weight_decay(values, batch_size, weight_decay_batch_size)
@@ -82,7 +88,7 @@ def effective_hyper_parameters(
 
 def _scaled_beta2(
     values: Mapping[str, float],
-    batch_size: int,
+    examples: int,
     tokens_per_example: int | None,
     half_life_examples: float | None,
     half_life_tokens: float | None,
@@ -97,13 +103,13 @@ def _scaled_beta2(
             "Leave it out, or choose an optimizer with beta2, such as adamw.",
         )
     if half_life_examples is not None:
-        return beta2_of_half_life(half_life_examples, batch_size)
+        return beta2_of_half_life(half_life_examples, examples)
     if half_life_tokens is None or tokens_per_example is None:
         raise TrainingError(
             "beta2_half_life_tokens is given, and the data have no tokens.",
             "Give beta2_half_life_examples.",
         )
-    return beta2_of_half_life(half_life_tokens, batch_size * tokens_per_example)
+    return beta2_of_half_life(half_life_tokens, examples * tokens_per_example)
 
 
 def _scaled_weight_decay(values: Mapping[str, float], batch_size: int, meant_for: float) -> float:

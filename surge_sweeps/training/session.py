@@ -88,5 +88,6 @@ def open_session(
         say=say,
         wishes=wishes,
         can_accumulate=optimizer_spec(config.optimizer).can_accumulate,
+        precision=config.precision,
     )
     return Session(workload, start, model, optimizer, steps)

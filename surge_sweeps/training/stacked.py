@@ -21,6 +21,7 @@ from surge_sweeps.errors import TrainingError
 from surge_sweeps.training.config import TrialConfig
 from surge_sweeps.training.evaluation import Evaluator
 from surge_sweeps.training.optimizers import Stepper, build_optimizer, optimizer_spec, set_learning_rate
+from surge_sweeps.training.precision import computing_in
 from surge_sweeps.training.workloads.base import Workload, has_dynamic_shapes
 
 
@@ -62,11 +63,13 @@ class StackedReplicas:
             )
         _keep_freed_memory()
         self._workload = workload
-        self._lr = torch.tensor([config.lr for config in configs], dtype=workload.dtype)
+        self._lr = torch.tensor(
+            [config.lr for config in configs], dtype=workload.dtype, device=workload.device
+        )
         stacked, _ = stack_module_state(list(models))
         self._parameters = {name: value.detach().requires_grad_() for name, value in stacked.items()}
         self._plain = copy.deepcopy(models[0])
-        self._evaluate = Evaluator(workload, self._plain)
+        self._evaluate = Evaluator(workload, self._plain, self._config.precision)
         self._skeleton = _with_stackable_layers(copy.deepcopy(models[0]))
         self._losses = vmap(self._loss)
         self._optimizer = self._over(list(self._parameters.values()), lr=1.0)
@@ -85,7 +88,8 @@ class StackedReplicas:
         """
         inputs, targets = self._workload.train_batch(indices)
         lr = self._lr if lr_multiplier == 1.0 else self._lr * lr_multiplier
-        losses: Tensor = self._losses(self._parameters, inputs, targets)
+        with computing_in(self._config.precision, self._workload.device):
+            losses: Tensor = self._losses(self._parameters, inputs, targets)
         parameters = list(self._parameters.values())
         # The replicas share nothing, so the gradient of the sum holds each replica's own gradient.
         gradients = torch.autograd.grad(losses.sum(), parameters, allow_unused=True)
@@ -110,7 +114,7 @@ class StackedReplicas:
 
     def keep(self, rows: Sequence[int]) -> None:
         """Drop every replica not in `rows`, with its optimizer state."""
-        index = torch.tensor(rows)
+        index = torch.tensor(rows, device=self._workload.device)
         for parameter in self._parameters.values():
             state = self._state(parameter)
             for name, value in state.items():
@@ -178,7 +182,8 @@ class _FeatureMajorLinear(nn.Linear):
 
     def forward(self, inputs: Tensor) -> Tensor:
         outputs = (self.weight @ inputs.mT).mT
-        return outputs if self.bias is None else outputs + self.bias
+        # Where products have 16 bits, so has the sum, as in a plain layer.
+        return outputs if self.bias is None else outputs + self.bias.to(outputs.dtype)
 
 
 def _with_stackable_layers(model: nn.Module) -> nn.Module:

@@ -35,7 +35,7 @@ class Start:
 
 
 def starts(workload: Workload, configs: Sequence[TrialConfig]) -> dict[int, Start]:
-    """The start of every seed among `configs`, which share workload, model and `init_from`.
+    """The start of every seed among `configs`, which differ in learning rate and seed alone.
 
     Seeds that branch from a checkpoint share one start, and so one start loss, to the bit.
 
@@ -45,20 +45,20 @@ def starts(workload: Workload, configs: Sequence[TrialConfig]) -> dict[int, Star
     seeds = sorted({config.seed for config in configs})
     first = configs[0]
     if first.init_from is None:
-        return {seed: _from_seed(workload, first.model, seed) for seed in seeds}
-    branch = _from_checkpoint(workload, first.model, Path(first.init_from))
+        return {seed: _from_seed(workload, first, seed) for seed in seeds}
+    branch = _from_checkpoint(workload, first, Path(first.init_from))
     return dict.fromkeys(seeds, branch)
 
 
-def _from_seed(workload: Workload, model: str, seed: int) -> Start:
+def _from_seed(workload: Workload, config: TrialConfig, seed: int) -> Start:
     source = np.random.SeedSequence(seed, spawn_key=(_STREAM,))
     generator = torch.Generator().manual_seed(int(source.generate_state(1)[0]))
-    fresh = workload.build_model(model, generator)
-    return Start(fresh, evaluate(workload, fresh))
+    fresh = workload.build_model(config.model, generator)
+    return Start(fresh, evaluate(workload, fresh, config.precision))
 
 
-def _from_checkpoint(workload: Workload, model: str, path: Path) -> Start:
+def _from_checkpoint(workload: Workload, config: TrialConfig, path: Path) -> Start:
     checkpoint = load_checkpoint(path)
-    branch = workload.build_model(model, torch.Generator())
-    restore(checkpoint, branch, workload=workload.name, name=model)
-    return Start(branch, evaluate(workload, branch), checkpoint.hash)
+    branch = workload.build_model(config.model, torch.Generator())
+    restore(checkpoint, branch, config, workload.digest)
+    return Start(branch, evaluate(workload, branch, config.precision), checkpoint.hash)

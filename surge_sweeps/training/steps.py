@@ -23,8 +23,9 @@ from surge_sweeps.training.evaluation import Evaluator
 from surge_sweeps.training.memory import is_out_of_memory, release_memory
 from surge_sweeps.training.micro_batches import MicroBatches, cut_batch
 from surge_sweeps.training.optimizers import Stepper, backward, forward
+from surge_sweeps.training.precision import computing_in
 from surge_sweeps.training.processes import ALONE, Processes, parallel
-from surge_sweeps.training.workloads.base import Penalized, Workload
+from surge_sweeps.training.workloads.base import Penalized, Workload, has_dynamic_shapes
 
 #: What a process wants done after a step; it is done once one of them wants it.
 Wishes = Callable[[], tuple[bool, ...]]
@@ -40,6 +41,7 @@ class Steps:
         say: told of every halving, and of what a cut changes.
         wishes: asked once a step in every process, see `agreed`.
         can_accumulate: whether the optimizer takes gradients that are sums over micro-batches.
+        precision: of the model and its loss, in training and evaluation.
 
     Attributes:
         cut: as it is now. evaluate: the evaluation of the model.
@@ -57,6 +59,7 @@ class Steps:
         say: Callable[[str], None] = lambda _: None,
         wishes: Wishes = tuple,
         can_accumulate: bool = True,
+        precision: str | None = None,
     ) -> None:
         self._workload = workload
         self._model = model
@@ -66,7 +69,8 @@ class Steps:
         self._say = say
         self._wishes = wishes
         self._can_accumulate = can_accumulate
-        self.evaluate = Evaluator(workload, model)
+        self._precision = precision
+        self.evaluate = Evaluator(workload, model, precision)
         self._has_buffers = any(True for _ in model.buffers())
         self._kept: list[Tensor] = []
         self._parallel: DistributedDataParallel | None = None
@@ -115,7 +119,7 @@ class Steps:
         """How batches were cut last, for the run's summary; empty where they were not.
 
         `micro_batch_size`, `accumulation` and `world_size` multiply to the batch size; `batch_statistics_of` is the
-        number of examples that BatchNorm saw together.
+        number of examples that BatchNorm, or what balances experts, saw together.
         """
         cut = self.cut
         if cut is None or cut.size == cut.batch_size:
@@ -125,7 +129,7 @@ class Steps:
             "accumulation": cut.accumulation,
             "world_size": cut.processes,
         }
-        if batch_statistics_layers(self._model):
+        if batch_statistics_layers(self._model) or has_dynamic_shapes(self._model):
             summary["batch_statistics_of"] = cut.size
         return summary
 
@@ -288,12 +292,16 @@ class Steps:
 
     def _loss(self, model: nn.Module, indices: Tensor, accumulation: int = 1) -> _Loss:
         inputs, targets = self._workload.train_batch(indices)
-        outputs = model(inputs)
-        if not isinstance(outputs, Penalized):
-            loss = self._workload.loss(outputs, targets)
+        with computing_in(self._precision, self._workload.device):
+            outputs = model(inputs)
+            penalty = outputs.penalty if isinstance(outputs, Penalized) else None
+            loss = self._workload.loss(
+                outputs.outputs if isinstance(outputs, Penalized) else outputs, targets
+            )
+        if penalty is None:
             loss = loss if accumulation == 1 else loss / accumulation
             return _Loss(loss, loss.detach().unsqueeze(0))
-        parts = torch.stack((self._workload.loss(outputs.outputs, targets), outputs.penalty)) / accumulation
+        parts = torch.stack((loss, penalty)) / accumulation
         return _Loss(parts.sum(), parts.detach())
 
 

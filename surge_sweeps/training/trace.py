@@ -153,9 +153,11 @@ class Trace:
             summary["start_loss"] = self.start_loss
         return summary
 
-    def run_record(self, trial_id: str) -> RunRecord:
+    def run_record(self, trial_id: str, data_digest: str | None = None) -> RunRecord:
         """The run, whole. A run that has not ended is `crashed`."""
         config = self.config.record()
+        if data_digest is not None:
+            config["data_digest"] = data_digest
         if self._start_checkpoint is not None:
             config["start_checkpoint"] = self._start_checkpoint
         return RunRecord(config, trial_id, self.status or "crashed", self._metrics, self.summary())

@@ -66,7 +66,8 @@ def train(
         for part, traces in _train_group([configs[i] for i in members], mode, meter):
             for position, trace in zip(part, traces, strict=True):
                 index = members[position]
-                records[index] = trace.run_record(trials[index][0])
+                digest = load_workload(trace.config.workload, trace.config.settings).digest
+                records[index] = trace.run_record(trials[index][0], digest)
     return [record for record in records if record is not None]
 
 
@@ -100,12 +101,15 @@ def train_streaming(
 
 
 def run_config(config: TrialConfig) -> dict[str, Scalar]:
-    """The configuration to open a run with: the record, and the hash of the checkpoint it branches from.
+    """The configuration to open a run with: the record, and digests of its data and of the checkpoint it branches from.
 
     Raises:
         TrainingError: the checkpoint cannot be read.
     """
     record = config.record()
+    digest = load_workload(config.workload, config.settings).digest
+    if digest is not None:
+        record["data_digest"] = digest
     if config.init_from is not None:
         record["start_checkpoint"] = load_checkpoint(Path(config.init_from)).hash
     return record

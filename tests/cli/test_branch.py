@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from typer.testing import CliRunner
 from surge_sweeps.cli.report import app as report_app
 from surge_sweeps.cli.sweep import app
 from surge_sweeps.sweep import Sweep
+from surge_sweeps.training import TrialConfig
 
 SWEEP = Sweep(
     lr=(0.0005, 0.001, 0.002, 0.004, 0.008, 0.016),
@@ -44,7 +46,7 @@ def test_branches_are_launched_and_reported_as_what_they_are(file: Path) -> None
     said = call("branch", file, "--losses", "1.8,0.9", "--steps", 10)
     assert "54 trials = 6 learning rates x 3 batch sizes x 3 seeds, from digits-mlp-loss-1.8-" in said
     assert said.splitlines()[-1] == (
-        "Next: surge-sweep launch small/small-from-1.8.yaml small/small-from-0.9.yaml"
+        "Next: surge-sweep launch small/small-from-1.8.yaml small/small-from-0.9.yaml --project small-branches"
     )
     written = Sweep.read(Path("small/small-from-0.9.yaml"))
     assert (written.lr, written.batch_size, written.seed) == (SWEEP.lr, SWEEP.batch_size, SWEEP.seed)
@@ -104,6 +106,15 @@ def test_what_cannot_be_branched_is_said(file: Path, options: list[str], message
     done = CliRunner().invoke(app, ["branch", str(file), *options])
     assert done.exit_code in (1, 2)
     assert message in f"{done.output} {done.exception}"
+
+
+def test_a_branch_has_a_constant_learning_rate_whatever_the_whole_run_has(file: Path) -> None:
+    shape = {"schedule": "cosine", "warmup_steps": 20}
+    replace(SWEEP, constants={**SWEEP.constants, **shape}).write(file)
+    call("branch", file, "--losses", "1.8", "--steps", 10)
+    written = Sweep.read(Path("small/small-from-1.8.yaml"))
+    assert not set(shape) & set(written.constants)
+    TrialConfig.from_parameters(written.trials()[0].parameters)
 
 
 def test_a_script_of_ones_own_is_not_branched(file: Path) -> None:

@@ -20,6 +20,31 @@ def paths(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return train_to_losses(REFERENCE, [1.8, 0.9], tmp_path_factory.mktemp("checkpoints"))
 
 
+def test_a_network_of_the_same_shapes_that_means_something_else_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = tmp_path / "t.txt"
+    text.write_text("to be or not to be, that is the question. " * 300)
+    shared: dict[str, object] = {
+        "workload": "text",
+        "model": "gpt",
+        "data": str(text),
+        "layers": 1,
+        "width": 16,
+    }
+    shared |= {"sequence_length": 16, "batch_size": 8, "lr": 0.01, "max_steps": 40}
+    made = TrialConfig.from_parameters({**shared, "heads": 2})
+    (path,) = train_to_losses(made, [5.0], tmp_path, evaluate_every=5)
+    start = {**shared, "init_from": str(path), "max_steps": 1}
+    (record,) = train([("t", TrialConfig.from_parameters({**start, "heads": 2}))])
+    assert record.metrics["eval/loss"][0][1] == load_checkpoint(path).loss <= 5.0
+    with pytest.raises(TrainingError, match=r"of another network: its heads is 2, not 4\."):
+        train([("t", TrialConfig.from_parameters({**start, "heads": 4}))])
+    with pytest.raises(TrainingError, match=r"of another network: its model is gpt, not moe\."):
+        train([("t", TrialConfig.from_parameters({**start, "heads": 2, "model": "moe"}))])
+
+
 def branch(path: Path, **settings: object) -> TrialConfig:
     shared = {"lr": 0.003, "batch_size": 16, "optimizer": "sign", "max_steps": 4, "init_from": str(path)}
     return TrialConfig.from_parameters({**shared, **settings})
@@ -104,7 +129,7 @@ def test_files_that_are_no_usable_checkpoint_are_refused(paths: list[Path], tmp_
 
 
 def test_a_checkpoint_of_another_model_is_refused(paths: list[Path], tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="holds digits/mlp, not digits/cnn"):
+    with pytest.raises(TrainingError, match="of another network: its model is mlp, not cnn"):
         train([("t", branch(paths[0], model="cnn"))])
     good = load_checkpoint(paths[0])
     broken = {name: torch.full_like(value, torch.nan) for name, value in good.parameters.items()}

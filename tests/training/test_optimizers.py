@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from surge_sweeps.errors import TrainingError, UnknownNameError
+from surge_sweeps.training.models import gpt, moe
 from surge_sweeps.training.optimizers import (
     HYPER_PARAMETERS,
     OPTIMIZERS,
@@ -26,6 +27,9 @@ from surge_sweeps.training.optimizers import (
 )
 from surge_sweeps.training.optimizers.adalomo import AdaLomo
 from surge_sweeps.training.optimizers.sophia import GAMMA, PERIOD
+from surge_sweeps.training.scaling import effective_hyper_parameters
+from surge_sweeps.training.workloads.base import Penalized, Settings
+from surge_sweeps.training.workloads.token_loss import token_cross_entropy
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 State = dict[str, Any]
@@ -527,6 +531,53 @@ def test_sophia_trains_attention() -> None:
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.9 * losses[0]
+
+
+@pytest.mark.parametrize("name", ["gpt", "moe"])
+def test_sophia_trains_language_models(name: str) -> None:
+    pytest.importorskip("transformers")
+    settings = Settings(
+        sequence_length=8, layers=1, width=16, heads=2, experts=4, shared_experts=1, experts_per_token=2
+    )
+    model = {"gpt": gpt, "moe": moe}[name].build(20, settings, torch.Generator().manual_seed(0))
+    optimizer = build_optimizer("sophia", model, 0.01, {})
+    losses = []
+    for step in range(2 * PERIOD + 2):
+        # Each token is followed by the next number.
+        first = torch.randint(20, (8, 1), generator=torch.Generator().manual_seed(step))
+        tokens = (first + torch.arange(9)) % 20
+        optimizer.zero_grad()
+        with forward(optimizer):
+            answer = model(tokens[:, :-1])
+            outputs, penalty = answer if isinstance(answer, Penalized) else (answer, 0.0)
+            loss = token_cross_entropy(outputs, tokens[:, 1:])
+        backward(loss + penalty, optimizer)
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[0] == pytest.approx(math.log(20), rel=0.1)
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_a_half_life_under_sophia_is_one_of_examples() -> None:
+    batch_size, half_life = 4, 4 * 2 * PERIOD
+    spec = OPTIMIZERS["sophia"]
+    values = effective_hyper_parameters(
+        spec.defaults,
+        batch_size=batch_size,
+        beta2_half_life_examples=half_life,
+        beta2_every_steps=spec.beta2_every_steps,
+    )
+    parameter = torch.ones(3, dtype=torch.float64, requires_grad=True)
+    optimizer = build_optimizer("sophia", [parameter], 1e-3, values)
+    hessians = []
+    for step in range(half_life // batch_size + 1):
+        # Curved at the first step alone: from then on the average only forgets.
+        curvature = 1.0 if step == 0 else 0.0
+        optimizer.zero_grad()
+        backward(curvature * parameter.square().sum() + parameter.sum(), optimizer)
+        optimizer.step()
+        hessians.append(optimizer.state_dict()["state"][0]["hessian_moment"].clone())
+    torch.testing.assert_close(hessians[-1], hessians[0] / 2)
 
 
 def test_only_sophia_pays_for_a_graph() -> None:

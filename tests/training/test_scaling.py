@@ -33,6 +33,17 @@ def test_tokens_and_examples_are_two_units_of_one_half_life() -> None:
     assert tokens == {**ADAMW, "beta2": pytest.approx(0.5 ** (64 / 500))}
 
 
+def test_an_average_that_is_updated_seldom_forgets_as_much_in_as_many_examples() -> None:
+    every_step, seldom = (
+        effective(beta2_half_life_examples=6400, weight_decay_batch_size=256, beta2_every_steps=steps)
+        for steps in (1, 10)
+    )
+    assert seldom == {**every_step, "beta2": pytest.approx(every_step["beta2"] ** 10)}
+    tokens = effective(tokens_per_example=128, beta2_half_life_tokens=128 * 6400, beta2_every_steps=10)
+    assert tokens["beta2"] == seldom["beta2"]
+    assert effective(beta2_every_steps=10) == ADAMW
+
+
 def test_weight_decay_keeps_the_time_scale_in_examples() -> None:
     lr, examples = 0.01, 1e6
     scales = [

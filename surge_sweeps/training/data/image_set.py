@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from surge_sweeps.errors import TrainingError
 from surge_sweeps.training.data.kept_values import kept_value
 
 #: Raised when the arrays that are kept change their form: older ones are then made anew.
-_FORMAT = 1
+_FORMAT = 2
 #: Values that are worked on at a time.
 CHUNK_VALUES = 1 << 21
 
@@ -44,12 +45,14 @@ class ImageSet:
     Attributes:
         images: (examples, channels, height, width) uint8. labels: (examples,) int64, places in `classes`.
         moments: (examples, channels, 2) int64, the sum of each channel's values and that of their squares.
+        hashes: (examples,) uint64, of each image's pixels: the same for two images only where their pixels are.
         classes: their names, sorted. source: where the images come from, for messages.
     """
 
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
     moments: NDArray[np.int64]
+    hashes: NDArray[np.uint64]
     classes: tuple[str, ...]
     source: str
 
@@ -98,6 +101,7 @@ def read_part(reader: ImageReader, part: Part) -> ImageSet:
                 images=np.load(folder / "images.npy", mmap_mode="c", allow_pickle=False),
                 labels=np.load(folder / "labels.npy", allow_pickle=False),
                 moments=np.load(folder / "moments.npy", allow_pickle=False),
+                hashes=np.load(folder / "hashes.npy", allow_pickle=False),
                 classes=tuple(names),
                 source=reader.source,
             )
@@ -116,6 +120,7 @@ def write_labels(folder: Path, labels: NDArray[np.int64], classes: Sequence[str]
     """Add to a folder with images what else belongs to an image set."""
     images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
     np.save(folder / "moments.npy", _moments(images), allow_pickle=False)
+    np.save(folder / "hashes.npy", _hashes(images), allow_pickle=False)
     np.save(folder / "labels.npy", labels.astype(np.int64), allow_pickle=False)
     (folder / "classes.json").write_text(json.dumps(list(classes)), encoding="utf-8")
 
@@ -162,3 +167,10 @@ def _moments(images: NDArray[np.uint8]) -> NDArray[np.int64]:
         moments[start : start + step, :, 0] = wide.sum(axis=2)
         moments[start : start + step, :, 1] = np.square(wide, out=wide).sum(axis=2)
     return moments
+
+
+def _hashes(images: NDArray[np.uint8]) -> NDArray[np.uint64]:
+    hashes = np.empty(len(images), dtype="<u8")
+    for index, image in enumerate(images):
+        hashes[index] = int.from_bytes(hashlib.blake2b(image, digest_size=8).digest(), "little")
+    return hashes

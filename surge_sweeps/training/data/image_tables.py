@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,18 +15,15 @@ from numpy.typing import NDArray
 from surge_sweeps.errors import TrainingError
 from surge_sweeps.training.data.decoding import EncodedImages, decode_images, decoder_version
 from surge_sweeps.training.data.image_set import Colour, Part, compact_labels, write_labels
-from surge_sweeps.training.data.named_files import file_stamp
+from surge_sweeps.training.data.named_files import divide, file_stamp
 
 _IMAGE_COLUMNS = ("image", "img")
 _LABEL_COLUMNS = ("label", "labels")
-#: `train-00000-of-00001.parquet` is of the part `train`. Of the held-out ones the first that is there is read.
-_TRAIN = "train"
-_HELD_OUT = ("test", "validation", "valid", "val")
 
 
 @dataclass(frozen=True)
 class ImageTables:
-    """Reads Parquet files in the order of their names; see `ImageReader`."""
+    """Reads Parquet files in the order of their names, divided by these (see `divide`); see `ImageReader`."""
 
     paths: tuple[Path, ...]
     source: str
@@ -35,20 +31,13 @@ class ImageTables:
 
     @property
     def is_divided(self) -> bool:
-        """Whether, by the first words of their names, there are files of `train` and of a held-out part."""
-        return bool(self._by_part[Part.TRAIN] and self._by_part[Part.HELD_OUT])
+        """Whether there are files of the part `train` and of a held-out one: `test`, else `validation`."""
+        return bool(self._by_part[Part.HELD_OUT])
 
     @cached_property
     def _by_part(self) -> dict[Part, tuple[Path, ...]]:
-        words: dict[str, list[Path]] = {}
-        for path in self.paths:
-            words.setdefault(re.split(r"[-._]", path.name)[0].lower(), []).append(path)
-        held_out = next((words[name] for name in _HELD_OUT if name in words), [])
-        return {
-            Part.ALL: self.paths,
-            Part.TRAIN: tuple(words.get(_TRAIN, [])),
-            Part.HELD_OUT: tuple(held_out),
-        }
+        train, held_out = divide(self.paths, self.source, is_test_first=True)
+        return {Part.ALL: self.paths, Part.TRAIN: train, Part.HELD_OUT: held_out}
 
     def stamp(self, part: Part) -> object:
         """The files' state, and what decides how they are decoded."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +22,10 @@ _FORMS = (
     "Name a folder of class folders or a zip file of one, a folder of IDX files, cifar-10-binary.tar.gz, a Parquet file"
     " or a folder of them, hf:OWNER/NAME@COMMIT/PATTERN, or a known data set: "
 )
+
+
+#: Of the held-out images, so large a part at most may be in the training set too: known sets have a few such doubles.
+SHARED_SHARE = 0.01
 
 
 class ImagePair(NamedTuple):
@@ -46,7 +51,7 @@ def read_images(data: str, eval_data: str | None = None) -> ImagePair:
 
     Raises:
         TrainingError: missing, damaged, or no images of one size and colour in at least two classes; or the two parts
-            do not fit each other.
+            do not fit each other, or share more than `SHARED_SHARE` of the held-out images.
         MissingExtraError: Pillow, or for `hf:` huggingface_hub, is not installed.
     """
     train_reader, own = _open(data)
@@ -63,13 +68,20 @@ def read_images(data: str, eval_data: str | None = None) -> ImagePair:
         own = train_reader
     if own is None:
         return ImagePair(train, None)
-    if own.source == train_reader.source and not own.is_divided:
-        raise TrainingError(
-            f"{own.source} is given both to train on and to evaluate on.",
-            "Name other images to evaluate on, or none, to have a tenth set aside.",
-        )
     held_out = read_part(own, Part.HELD_OUT if own.is_divided else Part.ALL)
+    _check_apart(held_out, train)
     return ImagePair(train, _fitted(held_out, train))
+
+
+def _check_apart(held_out: ImageSet, train: ImageSet) -> None:
+    """Refuse a held-out set that is trained on. The pixels tell, whatever files are called and wherever they lie."""
+    shared = int(np.isin(held_out.hashes, train.hashes).sum()) if held_out.shape == train.shape else 0
+    if shared > SHARED_SHARE * len(held_out.hashes):
+        raise TrainingError(
+            f"{shared:,} of the {len(held_out.hashes):,} images of {held_out.source} to evaluate on are, pixel by"
+            f" pixel, among the images of {train.source} to train on; at most {SHARED_SHARE:.0%} may be.",
+            "Name other images to evaluate on, or none, to have a tenth set aside; or take the double ones out.",
+        )
 
 
 def _fitted(held_out: ImageSet, train: ImageSet) -> ImageSet:
@@ -88,9 +100,7 @@ def _fitted(held_out: ImageSet, train: ImageSet) -> ImageSet:
             "Evaluate on classes that are trained on; their names must be the same.",
         )
     to_train = np.array([place[name] for name in held_out.classes], dtype=np.int64)
-    return ImageSet(
-        held_out.images, to_train[held_out.labels], held_out.moments, train.classes, held_out.source
-    )
+    return replace(held_out, labels=to_train[held_out.labels], classes=train.classes)
 
 
 def _size(images: ImageSet) -> str:
@@ -135,7 +145,7 @@ def _reader(path: Path, colour: Colour | None) -> ImageReader:
     if path.is_dir():
         if is_idx_folder(path):
             return IdxFolder(path)
-        tables = sorted(path.glob("*.parquet"))
+        tables = _tables(path)
         return (
             ImageTables(tuple(tables), repr(str(path)), colour)
             if tables
@@ -151,6 +161,15 @@ def _reader(path: Path, colour: Colour | None) -> ImageReader:
         f"{str(path)!r} is of no kind that images are read from.",
         f"{_FORMS}{', '.join(sorted(name for name in KNOWN if known(name).kind == 'images'))}.",
     )
+
+
+def _tables(folder: Path) -> list[Path]:
+    """The Parquet files in a folder, else those in the folders in it, as in the hub's own `train/0000.parquet`."""
+    for pattern in ("*.parquet", "**/*.parquet"):
+        found = [path for path in folder.glob(pattern) if not path.name.startswith(".")]
+        if found:
+            return sorted(found)
+    return []
 
 
 def _only_parquet(paths: tuple[Path, ...], name: str) -> tuple[Path, ...]:

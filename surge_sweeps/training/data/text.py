@@ -2,21 +2,24 @@
 
 Without a held-out text of its own, the end of the text is held out: its last tenth, but at most `HELD_OUT_BYTES` (so
 at most about a million tokens). That is a matter of the text alone: every tokenizer is held against the same words, and
-none has seen them.
+none has seen them. Files that are named after parts (`train.txt` beside `valid.txt`) are divided so, see `divide`: of
+a validation and a test part, the validation part is the held-out text.
 """
 
 from __future__ import annotations
 
 import glob
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
 from surge_sweeps.errors import TrainingError, did_you_mean
+from surge_sweeps.training.data.digests import content_digest
 from surge_sweeps.training.data.documents import Documents, as_documents, find_documents
 from surge_sweeps.training.data.hub import PREFIX, hub_files
 from surge_sweeps.training.data.known import KNOWN, find_known
+from surge_sweeps.training.data.named_files import divide
 from surge_sweeps.training.data.pieces import Piece
 from surge_sweeps.training.data.places import data_folder
 
@@ -60,25 +63,39 @@ def find_texts(data: str, eval_data: str | None = None) -> tuple[Text, Text]:
     Args:
         data: the name of a known data set, `hf:OWNER/NAME@COMMIT/PATTERN`, or the path of a file, folder or pattern of
             files, relative ones in the data folder. `#FIELD` behind it names the field of the records that is the text.
-        eval_data: likewise; of a known data set, its held-out part if it has one. None: that of `data`, else its end.
+        eval_data: likewise; of one with a held-out part, that part. None: that of `data`, else its end.
 
     Raises:
-        UnknownNameError, TrainingError: there is nothing of that name here; or both are the same text.
+        UnknownNameError, TrainingError: there is nothing of that name here, or both have a file in common; or it is not
+            clear which files are to train on.
         MissingExtraError: a package that is needed is not installed.
     """
     training, held_out = _parts(data)
     if eval_data is not None:
         training_of_eval, held_out_of_eval = _parts(eval_data)
-        chosen = held_out_of_eval or training_of_eval
-        if chosen.digest == training.digest:
-            raise TrainingError(
-                f"the held-out text {eval_data!r} is the training text.",
-                "Leave eval_data out to hold out the end of the text, or name another text.",
-            )
-        return Text(training), Text(chosen)
+        held_out = held_out_of_eval or training_of_eval
     if held_out is None:
         return Text(training, "training"), Text(training, "held-out")
+    _check_apart(held_out, training)
     return Text(training), Text(held_out)
+
+
+def _check_apart(held_out: Documents, training: Documents) -> None:
+    """Refuse a held-out text that is trained on. What files hold tells, whatever they are called, packed or not."""
+    trained = {content_digest(path): path for path in training.files}
+    trained.pop(None, None)
+    for path in held_out.files:
+        same = trained.get(content_digest(path))
+        if same is not None:
+            what = (
+                "is trained on too"
+                if same == path
+                else f"has the content of {str(same)!r}, which is trained on"
+            )
+            raise TrainingError(
+                f"{str(path)!r} of the held-out text {held_out.name!r} {what}.",
+                "Leave eval_data out to hold out the end of the text, or name other files to train or to evaluate on.",
+            )
 
 
 def _parts(data: str) -> tuple[Documents, Documents | None]:
@@ -89,7 +106,7 @@ def _parts(data: str) -> tuple[Documents, Documents | None]:
         held_out = as_documents(f"{data}, held out", found.held_out, field) if found.held_out else None
         return as_documents(data, found.train, field), held_out
     if data.startswith(PREFIX):
-        return as_documents(data, hub_files(data), field), None
+        return _divided(as_documents(data, hub_files(data), field))
     path = data_folder() / data
     if not path.exists() and not glob.has_magic(data):
         names = sorted(name for name, known in KNOWN.items() if known.kind == "text")
@@ -98,7 +115,14 @@ def _parts(data: str) -> tuple[Documents, Documents | None]:
             f"Give the path of a text, in {str(data_folder())!r} unless it is absolute, or a known data set:"
             f" {', '.join(names)}.{did_you_mean(data, names)}",
         )
-    return find_documents(path, field), None
+    return _divided(find_documents(path, field))
+
+
+def _divided(found: Documents) -> tuple[Documents, Documents | None]:
+    train, held_out = divide(found.files, repr(found.name), is_test_first=False)
+    if not held_out:
+        return found, None
+    return replace(found, files=train), replace(found, name=f"{found.name}, held out", files=held_out)
 
 
 def _without_field(data: str) -> tuple[str, str | None]:

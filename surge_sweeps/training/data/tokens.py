@@ -6,10 +6,12 @@ memory work. Between documents, and only there, stands the end-of-text token.
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +25,20 @@ from surge_sweeps.training.data.tokenizers import Tokenizer
 #: Characters that are tokenised at once: enough for all cores, little enough to be held.
 _CHARACTERS_AT_ONCE = 2**22
 #: Changes with how tokens are laid out, so that none of another layout are taken for these.
-_LAYOUT = 1
+_LAYOUT = 2
+_SHA256 = re.compile("[0-9a-f]{64}")
+
+
+class Tokens(NamedTuple):
+    """The tokens of a text.
+
+    Attributes:
+        numbers: (tokens,), read-only and mapped from disk.
+        digest: SHA-256 of them, in hexadecimal; the same on every machine.
+    """
+
+    numbers: NDArray[Any]
+    digest: str
 
 
 def token_dtype(vocabulary: int) -> np.dtype[Any]:
@@ -43,8 +58,8 @@ def token_dtype(vocabulary: int) -> np.dtype[Any]:
     return np.dtype(np.uint16 if vocabulary <= 2**16 else np.uint32)
 
 
-def tokenize(text: Text, tokenizer: Tokenizer) -> NDArray[Any]:
-    """All tokens of a text, (tokens,), read-only and mapped from disk; made now, or earlier by any process.
+def tokenize(text: Text, tokenizer: Tokenizer) -> Tokens:
+    """All tokens of a text; made now, or earlier by any process.
 
     Raises:
         TrainingError: the text is empty or cannot be read, the vocabulary is too large, several documents but no
@@ -55,35 +70,42 @@ def tokenize(text: Text, tokenizer: Tokenizer) -> NDArray[Any]:
 
     def make(folder: Path) -> None:
         with (folder / "tokens.npy").open("wb") as file:
-            if not _write(file, dtype, _encoded(text, tokenizer)):
-                raise TrainingError(
-                    f"{text.documents.name!r} holds no {_PARTS[text.part]}.", "Give a longer text."
-                )
+            digest = _write(file, dtype, _encoded(text, tokenizer))
+        if digest is None:
+            raise TrainingError(
+                f"{text.documents.name!r} holds no {_PARTS[text.part]}.", "Give a longer text."
+            )
+        (folder / "digest.txt").write_text(digest, encoding="ascii")
 
-    return kept_value("tokens", key, make, lambda folder: _mapped(folder / "tokens.npy", dtype))
+    return kept_value("tokens", key, make, lambda folder: _read(folder, dtype))
 
 
 _PARTS = {"all": "text", "training": "text to train on", "held-out": "text to hold out"}
 
 
-def _mapped(path: Path, dtype: np.dtype[Any]) -> NDArray[Any] | None:
-    """The array in a file; None: it is not there, or not whole."""
+def _read(folder: Path, dtype: np.dtype[Any]) -> Tokens | None:
+    """What is in a folder; None: it is not there, or not whole."""
     try:
-        tokens = np.load(path, mmap_mode="r", allow_pickle=False)
+        tokens = np.load(folder / "tokens.npy", mmap_mode="r", allow_pickle=False)
+        digest = (folder / "digest.txt").read_text(encoding="ascii")
     except (FileNotFoundError, ValueError, EOFError):
         return None
     # A plain array over the same memory: a memmap object makes each access slower.
-    return np.asarray(tokens) if tokens.ndim == 1 and tokens.dtype == dtype else None
+    is_whole = tokens.ndim == 1 and tokens.dtype == dtype and _SHA256.fullmatch(digest)
+    return Tokens(np.asarray(tokens), digest) if is_whole else None
 
 
-def _write(file: BinaryIO, dtype: np.dtype[Any], arrays: Iterator[NDArray[Any]]) -> int:
-    """Write arrays, one behind the other, as one .npy file. Return their length."""
+def _write(file: BinaryIO, dtype: np.dtype[Any], arrays: Iterator[NDArray[Any]]) -> str | None:
+    """Write arrays, one behind the other, as one .npy file. Return their digest; None: they are empty."""
     # numpy leaves room in the header for a first axis that grows.
     _write_header(file, dtype, 0)
     start = file.tell()
     length = 0
+    digest = hashlib.sha256()
     for array in arrays:
-        file.write(np.ascontiguousarray(array, dtype).data)
+        values = np.ascontiguousarray(array, dtype)
+        file.write(values.data)
+        digest.update(values.astype(dtype.newbyteorder("<"), copy=False).data)
         length += len(array)
     file.seek(0)
     _write_header(file, dtype, length)
@@ -91,7 +113,7 @@ def _write(file: BinaryIO, dtype: np.dtype[Any], arrays: Iterator[NDArray[Any]])
         raise TrainingError(
             "this version of numpy leaves no room in the header of a .npy file.", "Update numpy."
         )
-    return length
+    return digest.hexdigest() if length else None
 
 
 def _write_header(file: BinaryIO, dtype: np.dtype[Any], length: int) -> None:

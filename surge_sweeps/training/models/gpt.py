@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from surge_sweeps.extras import require
+from surge_sweeps.training.models.attention import causal_attention
 from surge_sweeps.training.models.initial import LANGUAGE_MODEL_STD, initialize_language_model
 from surge_sweeps.training.models.shape_settings import check_heads, sequence_length, shape_setting
 
@@ -52,7 +53,7 @@ def build(vocabulary: int, settings: Settings, generator: torch.Generator) -> nn
         n_head=heads,
         # GPT-2's own form of GELU by torch's kernel, which is faster than the library's spelled-out one.
         activation_function="gelu_pytorch_tanh",
-        attn_implementation="sdpa",
+        attn_implementation=causal_attention(),
         resid_pdrop=0.0,
         embd_pdrop=0.0,
         attn_pdrop=0.0,

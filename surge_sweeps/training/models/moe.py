@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from surge_sweeps.errors import TrainingError
 from surge_sweeps.extras import require
+from surge_sweeps.training.models.attention import causal_attention
 from surge_sweeps.training.models.initial import initialize_language_model
 from surge_sweeps.training.models.shape_settings import check_heads, sequence_length, shape_setting
 
@@ -86,7 +87,7 @@ def build(vocabulary: int, settings: Settings, generator: torch.Generator) -> nn
         num_experts_per_tok=per_token,
         intermediate_size=units,
         shared_intermediate_size=units * shared,
-        attn_implementation="sdpa",
+        attn_implementation=causal_attention(),
         experts_implementation="grouped_mm",
         use_cache=False,
         bos_token_id=None,

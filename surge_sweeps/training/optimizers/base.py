@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 #: Every hyper-parameter, next to the learning rate, that some optimizer takes. beta2 is always the decay of the squared
-#: gradients (Lion, which has none: of its momentum), so that one half-life means the same under every optimizer.
+#: gradients (Lion, which has none: of its momentum; Sophia: of the Hessian, see `OptimizerSpec.beta2_every_steps`), so
+#: that one half-life means the same under every optimizer.
 HYPER_PARAMETERS: tuple[str, ...] = ("beta1", "beta2", "eps", "momentum", "weight_decay")
 
 
@@ -77,6 +78,7 @@ class OptimizerSpec:
         about: one line for a listing.
         can_accumulate: a step needs the sum of gradients alone, so that it may come from micro-batches or from several
             processes.
+        beta2_every_steps: steps from one update of the average that beta2 decays to the next.
     """
 
     name: str
@@ -85,6 +87,7 @@ class OptimizerSpec:
     elementwise: bool
     about: str
     can_accumulate: bool = True
+    beta2_every_steps: int = 1
 
 
 def set_learning_rate(optimizer: Stepper, lr: float) -> None:

@@ -112,4 +112,5 @@ SPEC = OptimizerSpec(
     False,
     "Sophia-H: a Hessian estimate every 10 steps, from whole batches in one process",
     can_accumulate=False,
+    beta2_every_steps=PERIOD,
 )

@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from functools import cache
+from pathlib import Path
 
 from surge_sweeps.errors import TrainingError, UnknownNameError
+from surge_sweeps.training.data.places import data_folder
 from surge_sweeps.training.workloads import digits, images, teacher, text
 from surge_sweeps.training.workloads.base import Settings, Workload, WorkloadSpec
+
+#: What a trial trains where it names no model.
+DEFAULT_MODEL = "mlp"
 
 WORKLOADS: dict[str, WorkloadSpec] = {
     "digits": digits.SPEC,
@@ -33,13 +38,17 @@ def check_workload(name: str, model: str, settings: Settings) -> Settings:
     surge_sweeps.errors.UnknownNameError: unknown model 'gpt'. Valid: cnn, mlp.
     """
     spec = workload_spec(name)
+    if model == DEFAULT_MODEL and model not in spec.models:
+        raise TrainingError(
+            f"the workload {name!r} needs a model.", f"Give model: {' or '.join(spec.models)}."
+        )
     if model not in spec.models:
         raise UnknownNameError("model", model, spec.models)
     taken: Mapping[str, str | int | None] = {**spec.settings, **spec.models[model]}
     for setting in fields(Settings):
         value = getattr(settings, setting.name)
         if value is not None and setting.name not in taken:
-            listed = ", ".join(taken) or "no such setting"
+            listed = ", ".join(taken) or "none of them"
             raise TrainingError(
                 f"the model {model!r} of {name!r} takes no {setting.name}.", f"It takes: {listed}."
             )
@@ -61,7 +70,6 @@ def workload_spec(name: str) -> WorkloadSpec:
     return WORKLOADS[name]
 
 
-@cache
 def load_workload(name: str, settings: Settings = Settings()) -> Workload:  # noqa: B008  # it cannot be changed
     """The workload of that name, loaded once a process for each of the settings, which hold every default.
 
@@ -70,4 +78,10 @@ def load_workload(name: str, settings: Settings = Settings()) -> Workload:  # no
         TrainingError: its data cannot be used.
         MissingExtraError: a package it needs is not installed.
     """
+    # A relative name of data means what lies in the data folder.
+    return _loaded(name, settings, data_folder().resolve())
+
+
+@cache
+def _loaded(name: str, settings: Settings, folder: Path) -> Workload:
     return workload_spec(name).load(settings)

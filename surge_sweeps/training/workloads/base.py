@@ -18,6 +18,7 @@ class Workload(Protocol):
         eval_examples_at_once: of the held-out set, as many as need not be cut for want of memory.
         train_examples: None: an endless stream, each example of which is seen once. eval_examples: of the fixed
             held-out set, which is never trained on. tokens_per_example: None where an example is no sequence.
+        digest: 12 hex digits of the data's content; None where the name says it all.
         dtype: of losses and parameters. device: where batches lie and models are made.
     """
 
@@ -31,6 +32,8 @@ class Workload(Protocol):
     def eval_examples_at_once(self) -> int: ...  # noqa: D102
     @property
     def tokens_per_example(self) -> int | None: ...  # noqa: D102
+    @property
+    def digest(self) -> str | None: ...  # noqa: D102
     @property
     def dtype(self) -> torch.dtype: ...  # noqa: D102
     @property

@@ -42,6 +42,7 @@ class Digits:
     eval_targets: Tensor
     name: str = "digits"
     tokens_per_example: int | None = None
+    digest: str | None = None
 
     @property
     def train_examples(self) -> int:
@@ -71,7 +72,7 @@ class Digits:
     def train_batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """(*indices.shape, 1, 8, 8) images and (*indices.shape,) digits."""
         if self.device.type != "cpu":
-            indices = indices.to(self.device)
+            indices = indices.to(self.device, non_blocking=True)
         return self.train_inputs[indices], self.train_targets[indices]
 
     def eval_batch(self, start: int, stop: int) -> tuple[Tensor, Tensor]:

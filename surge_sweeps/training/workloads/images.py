@@ -2,12 +2,14 @@
 
 Without `eval_data` the data set's own held-out part is evaluated on; where it has none, a tenth of the images, at most
 10,000, is set aside by one fixed permutation, the same for every seed. Of a held-out part of more than `EVAL_IMAGES`,
-so many, evenly spread over its files in order of their names, are the held-out set, so that an evaluation takes no
-longer than some steps.
+so many, chosen by another fixed permutation, are the held-out set, so that an evaluation takes no longer than some
+steps.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -19,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from surge_sweeps.errors import TrainingError, UnknownNameError
+from surge_sweeps.training.data.image_set import ImageSet
 from surge_sweeps.training.data.images import ImagePair, read_images
 from surge_sweeps.training.data.places import data_folder
 from surge_sweeps.training.devices import CPU
@@ -36,6 +39,7 @@ _NUMBERS_AT_ONCE = 2**20
 #: Of a GPU's free memory, the images may take this share; more stay in the main memory.
 DEVICE_SHARE = 0.5
 _SPLIT_SEED = 0
+_CHOICE_SEED = 1
 _MODELS = {"cnn": cnn, "mlp": mlp, "resnet18": resnet18}
 
 
@@ -69,6 +73,7 @@ class Images:
     Attributes:
         settings: of the models. shape: (channels, height, width). classes: their names, sorted.
         mean, std: (channels,) of the training set, in units of a pixel's largest value 1.
+        digest: 12 hexadecimal digits that tell other images, labels or class names, or another order of them, apart.
     """
 
     settings: Settings
@@ -76,6 +81,7 @@ class Images:
     classes: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    digest: str
     train: _Examples
     held_out: _Examples
     _scale: Tensor
@@ -178,17 +184,20 @@ def load(settings: Settings) -> Images:
     shift = [-(255 * one) * factor for one, factor in zip(mean, scale, strict=True)]
     images, labels = torch.from_numpy(train.images), torch.from_numpy(train.labels)
     trained = _Examples(images, labels, None if rows is None else torch.from_numpy(rows))
+    chosen = _chosen(aside if held_out is None else np.arange(len(held_out.labels)))
     if held_out is None:
-        evaluated = _Examples(images, labels, torch.from_numpy(_spread(aside)))
+        evaluated = _Examples(images, labels, torch.from_numpy(chosen))
     else:
-        chosen = torch.from_numpy(_spread(np.arange(len(held_out.labels))))
-        evaluated = _Examples(torch.from_numpy(held_out.images), torch.from_numpy(held_out.labels), chosen)
+        evaluated = _Examples(
+            torch.from_numpy(held_out.images), torch.from_numpy(held_out.labels), torch.from_numpy(chosen)
+        )
     return Images(
         settings=settings,
         shape=train.shape,
         classes=train.classes,
         mean=mean,
         std=std,
+        digest=_digest((train, rows), (held_out or train, chosen)),
         train=trained,
         held_out=evaluated,
         _scale=torch.tensor(scale, dtype=torch.float32).reshape(-1, 1, 1),
@@ -221,14 +230,31 @@ def _split(examples: int, source: str) -> tuple[NDArray[np.int64], NDArray[np.in
     return np.sort(order[held_out:]), np.sort(order[:held_out])
 
 
-def _spread(rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """At most `EVAL_IMAGES` of the rows, evenly spread.
+def _chosen(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """At most `EVAL_IMAGES` of the rows, in rising order.
 
-    >>> len(_spread(np.arange(10_000))), _spread(np.arange(4)).tolist()
+    By a permutation: of labels that recur at regular distances, a choice at regular distances may see one class alone.
+
+    >>> len(_chosen(np.arange(10_000))), _chosen(np.arange(4)).tolist()
     (2000, [0, 1, 2, 3])
     """
-    count = min(len(rows), EVAL_IMAGES)
-    return rows[np.arange(count) * len(rows) // max(count, 1)]
+    if len(rows) <= EVAL_IMAGES:
+        return rows
+    order = np.random.default_rng(_CHOICE_SEED).permutation(len(rows))
+    return np.sort(rows[order[:EVAL_IMAGES]])
+
+
+def _digest(*parts: tuple[ImageSet, NDArray[np.int64] | None]) -> str:
+    """Of the pixels, labels and class names of image sets, each of them reduced to some rows (None: all)."""
+    digest = hashlib.sha256()
+    for images, rows in parts:
+        head = {"shape": images.shape, "classes": images.classes, "examples": len(images.labels)}
+        digest.update(json.dumps(head).encode())
+        for values in (images.hashes, images.labels):
+            # Of one byte order, so that all machines agree.
+            used = values if rows is None else values[rows]
+            digest.update(used.astype(used.dtype.newbyteorder("<")).tobytes())
+    return digest.hexdigest()[:12]
 
 
 def _mean_and_std(

@@ -69,6 +69,7 @@ class Teacher:
     name: str = "teacher"
     train_examples: int | None = None
     tokens_per_example: int | None = None
+    digest: str | None = None
 
     @property
     def eval_examples(self) -> int:
@@ -87,7 +88,7 @@ class Teacher:
 
     def train_batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """(*indices.shape, INPUTS) inputs and (*indices.shape, OUTPUTS) noisy targets of the stream's examples."""
-        numbers = _normal(indices.to(self.device), INPUTS + OUTPUTS)
+        numbers = _normal(indices.to(self.device, non_blocking=True), INPUTS + OUTPUTS)
         inputs = _on_grid(numbers[..., :INPUTS], _INPUT_BITS)
         targets = _teach(self.hidden, self.output, inputs) + NOISE_STD * numbers[..., INPUTS:]
         return inputs.to(self.dtype), targets.to(self.dtype)

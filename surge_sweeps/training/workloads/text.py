@@ -7,6 +7,7 @@ L its targets. The held-out text is cut likewise; where that gives more than `EV
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -38,12 +39,14 @@ class TextWorkload:
 
     Attributes:
         settings: with every default filled in. vocabulary: token numbers are below it.
+        digest: 12 hexadecimal digits that tell other training tokens or another held-out text apart.
         windows: the training examples. eval_tokens: (held-out examples, sequence length + 1) int64, on `device`.
         device_tokens: (training tokens,) on `device`; None: on the CPU, or too many for the device.
     """
 
     settings: Settings
     vocabulary: int
+    digest: str
     windows: TokenWindows
     eval_tokens: Tensor
     device_tokens: Tensor | None = None
@@ -134,9 +137,11 @@ def load(settings: Settings) -> Workload:
         raise TrainingError(f"a sequence length of {length} tokens.", "Take a sequence_length of at least 1.")
     training, held_out = find_texts(settings.data, settings.eval_data)
     tokenizer = load_tokenizer(settings.tokenizer, training)
-    windows = TokenWindows(tokenize(training, tokenizer), length, "the training text")
-    eval_windows = TokenWindows(tokenize(held_out, tokenizer), length, "the held-out text")
-    return TextWorkload(settings, tokenizer.vocabulary, windows, _spread(eval_windows))
+    train, evaluated = tokenize(training, tokenizer), tokenize(held_out, tokenizer)
+    windows = TokenWindows(train.numbers, length, "the training text")
+    eval_windows = TokenWindows(evaluated.numbers, length, "the held-out text")
+    digest = hashlib.sha256(f"{tokenizer.vocabulary} {train.digest} {evaluated.digest}".encode()).hexdigest()
+    return TextWorkload(settings, tokenizer.vocabulary, digest[:12], windows, _spread(eval_windows))
 
 
 def _spread(windows: TokenWindows) -> Tensor:

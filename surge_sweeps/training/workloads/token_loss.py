@@ -1,7 +1,8 @@
 """Cross entropy over a large vocabulary that holds one array of the logits' size less than torch's own.
 
 torch keeps the logarithms of all probabilities for the backward pass. The gradient can as well be made of the logits,
-which are there anyway, and one number a token, the logarithm of the sum of their exponentials.
+which are there anyway, and one number a token, the logarithm of the sum of their exponentials. A gradient that is to
+be differentiated again is made of the logits alone, by operations that torch differentiates, and holds more.
 """
 
 from __future__ import annotations
@@ -55,6 +56,10 @@ class _TokenLosses(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         logits, targets, sums = ctx.saved_tensors
         scale = gradients[0].unsqueeze(-1)
+        if torch.is_grad_enabled():
+            # Not of the kept sums: to autograd they are constants, and the second derivative would lack their share.
+            shares = logits.softmax(-1, dtype=sums.dtype) * scale
+            return shares.scatter_add(-1, targets.unsqueeze(-1), -scale).to(logits.dtype), None
         # In parts only where they are wider than the gradient: putting them together takes an array more.
         rows = len(logits) if logits.dtype == sums.dtype else _rows_at_once(logits)
         parts = []

@@ -269,7 +269,9 @@ def test_a_held_out_text_of_its_own_leaves_the_training_text_whole(folder: Path)
     training, held_out = find_texts("a.txt", "b.txt")
     assert (joined(training), joined(held_out)) == ("training " * 100, "held out " * 100)
     (folder / "copy.txt").write_text("training " * 100)
-    with pytest.raises(TrainingError, match=r"'copy.txt' is the training text\. Leave eval_data out"):
+    with pytest.raises(
+        TrainingError, match=r"copy\.txt' of .* has the content of .*a\.txt', which is trained on\. Leave"
+    ):
         find_texts("a.txt", "copy.txt")
 
 
@@ -299,3 +301,36 @@ def test_files_of_the_hub_are_read_as_those_on_disk(folder: Path, monkeypatch: p
     name = f"hf:owner/name@{'0' * 40}/data/*.jsonl"
     assert documents(find_texts(f"{name}#body")[0].documents) == ["a", "b"]
     assert asked == [name]
+
+
+@pytest.mark.parametrize("eval_data", ["a.jsonl#text", "./a.jsonl", "b.jsonl.gz", "link.jsonl", "folder"])
+def test_text_that_is_trained_on_is_not_held_out(folder: Path, eval_data: str) -> None:
+    rows = [{"text": f"page {number}"} for number in range(9)]
+    write_lines(folder / "a.jsonl", *rows)
+    write_lines(folder / "b.jsonl.gz", *rows)
+    (folder / "link.jsonl").symlink_to("a.jsonl")
+    (folder / "folder").mkdir()
+    write_lines(folder / "folder" / "0.jsonl", {"text": "other"})
+    write_lines(folder / "folder" / "1.jsonl", *rows)
+    for _ in range(2):
+        with pytest.raises(TrainingError, match="trained on"):
+            find_texts("a.jsonl", eval_data)
+    # Two files without content are no text in common.
+    (folder / "x.txt").write_text("x")
+    find_texts("a.jsonl", "x.txt")
+
+
+def test_a_folder_of_parts_is_divided(folder: Path) -> None:
+    (folder / "wiki").mkdir()
+    for part in ("train", "valid", "test"):
+        (folder / "wiki" / f"wiki.{part}.txt").write_text(f"the {part} text")
+    for found in (find_texts("wiki"), find_texts("wiki/*.txt"), find_texts("wiki", "wiki/wiki.valid.txt")):
+        assert [joined(text) for text in found] == ["the train text", "the valid text"]
+    (folder / "wiki" / "notes.txt").write_text("notes")
+    with pytest.raises(
+        TrainingError, match=r"not clear which files .*1 of no part \('notes\.txt'\).* pattern"
+    ):
+        find_texts("wiki")
+    (folder / "wiki" / "notes.txt").rename(folder / "wiki" / "train-test.txt")
+    with pytest.raises(TrainingError, match=r"'train-test\.txt' .* several parts: test and train"):
+        find_texts("wiki")

@@ -15,6 +15,7 @@ from surge_sweeps.training.data.images import read_images
 
 GENERATOR = np.random.default_rng(0)
 IMAGES = GENERATOR.integers(0, 256, (20, 5, 7), dtype=np.uint8)
+HELD_OUT = 255 - IMAGES[:6]
 LABELS = np.arange(20, dtype=np.uint8) % 4
 
 
@@ -33,7 +34,7 @@ def write(folder: Path, packed: bool = True, **changed: bytes | None) -> Path:
     folder.mkdir()
     contents: dict[str, bytes | None] = {
         "train_images": idx(IMAGES), "train_labels": idx(LABELS),
-        "t10k_images": idx(IMAGES[:6]), "t10k_labels": idx(LABELS[:6]),
+        "t10k_images": idx(HELD_OUT), "t10k_labels": idx(LABELS[:6]),
     } | changed  # fmt: skip
     for key, content in contents.items():
         part, what = key.split("_")
@@ -61,7 +62,7 @@ def test_both_parts_are_read(tmp_path: Path, packed: bool) -> None:
     assert np.array_equal(pair.train.labels, LABELS)
     assert pair.train.classes == ("0", "1", "2", "3")
     assert pair.held_out is not None
-    assert np.array_equal(pair.held_out.images[:, 0], IMAGES[:6])
+    assert np.array_equal(pair.held_out.images[:, 0], HELD_OUT)
     assert np.array_equal(pair.held_out.labels, LABELS[:6])
 
 

@@ -341,7 +341,9 @@ def test_both_parts_must_fit(tmp_path: Path) -> None:
     assert refused("5 x 4 pixels of 3 channels", "6 x 4 pixels of 3 channels", data=train, eval_data=small)
     wolf = as_folder(tmp_path / "wolf", {"dog/0.png": picture(1), "wolf/0.png": picture(1)})
     assert refused("has classes that", "lacks: wolf", data=train, eval_data=wolf)
-    assert refused("both to train on and to evaluate on", data=train, eval_data=train)
+    assert refused(
+        "3 of the 3 images", "to evaluate on are, pixel by pixel, among", data=train, eval_data=train
+    )
 
 
 def test_what_was_decoded_is_kept_until_the_files_change(tmp_path: Path) -> None:
@@ -383,6 +385,65 @@ def test_several_processes_may_read_at_once(tmp_path: Path) -> None:
     assert len(set(found)) == 1
     assert len(list((tmp_path / "cache" / "images").glob("*/images.npy"))) == 1
     assert not list((tmp_path / "cache" / "images").glob("*.unfinished"))
+
+
+@pytest.mark.parametrize("way", ["dots", "link", "zip", "subset"])
+def test_images_that_are_trained_on_are_not_held_out(tmp_path: Path, way: str) -> None:
+    train = as_folder(tmp_path / "a", CLASSES)
+    (tmp_path / "link").symlink_to(train)
+    held_out = {
+        "dots": train / ".." / "a",
+        "link": tmp_path / "link",
+        "zip": as_zip(tmp_path / "a.zip", CLASSES),
+        "subset": as_folder(tmp_path / "b", {"dog/other.png": CLASSES["dog/a.png"]}),
+    }[way]
+    count = 1 if way == "subset" else 3
+    assert refused(f"{count} of the {count} images", "pixel by pixel", data=train, eval_data=held_out)
+
+
+def test_one_double_in_a_hundred_is_let_pass(tmp_path: Path) -> None:
+    train = as_folder(tmp_path / "a", CLASSES)
+    files = {f"dog/{index:03}.png": picture(index + 100) for index in range(99)}
+    held_out = as_folder(tmp_path / "b", files | {"cat/0.png": picture(10)})
+    assert read_images(str(train), str(held_out)).held_out is not None
+    (held_out / "cat" / "1.png").write_bytes(picture(20))
+    assert refused("2 of the 101 images", data=train, eval_data=held_out)
+
+
+@pytest.mark.parametrize("is_zip", [False, True])
+def test_a_file_that_changed_behind_its_size_and_time_is_read_again(tmp_path: Path, is_zip: bool) -> None:
+    def write(value: int) -> Path:
+        files = {"a/0.bmp": picture(value, form="BMP"), "b/0.bmp": picture(200, form="BMP")}
+        path = as_zip(tmp_path / "a.zip", files) if is_zip else as_folder(tmp_path / "a", files)
+        for file in [path] if is_zip else path.rglob("*.bmp"):
+            os.utime(file, ns=(1, 1))
+        return path
+
+    path = write(1)
+    size = path.stat().st_size
+    assert read_images(str(path)).train.images[0, 0, 1, 1] == 1
+    assert write(2).stat().st_size == size
+    assert read_images(str(path)).train.images[0, 0, 1, 1] == 2
+
+
+@pytest.mark.parametrize(
+    ("train", "held_out"),
+    [
+        ("cifar-train.parquet", "cifar-test.parquet"),
+        ("plain_text/train/0000.parquet", "plain_text/test/0000.parquet"),
+    ],
+)
+def test_parquet_parts_by_a_word_of_the_name_or_the_folder(tmp_path: Path, train: str, held_out: str) -> None:
+    folder = tmp_path / "hub"
+    parquet(folder / train, [(picture(1), 0), (picture(2), 1)])
+    parquet(folder / held_out, [(picture(9), 1)])
+    pair = read_images(str(folder))
+    assert pair.train.images[:, 0, 1, 1].tolist() == [1, 2]
+    assert pair.held_out is not None
+    assert pair.held_out.images[:, 0, 1, 1].tolist() == [9]
+    parquet((folder / train).with_name("more.parquet"), [(picture(3), 0)])
+    if "/" not in train:
+        assert refused("not clear which files", "'more.parquet'", data=folder)
 
 
 @pytest.mark.slow

@@ -62,7 +62,7 @@ def test_tokens_are_those_of_the_documents_joined_by_ends_of_text(text: Text) ->
     expected: list[int] = []
     for story in STORIES:
         expected += [*([256] if expected else []), *story.encode()]
-    stored = tokenize(text, ByteTokenizer())
+    stored = tokenize(text, ByteTokenizer()).numbers
     assert stored.tolist() == expected
     assert stored.dtype == np.uint16
 
@@ -74,13 +74,13 @@ def test_tokens_do_not_depend_on_how_much_is_tokenised_at_once(
     monkeypatch.setattr(tokens, "_CHARACTERS_AT_ONCE", at_once)
     bpe = load_tokenizer("bpe-300", text)
     expected = b"<|endoftext|>".join(story.encode() for story in STORIES).decode()
-    stored = tokenize(text, bpe)
+    stored = tokenize(text, bpe).numbers
     assert bpe.decode(stored.tolist()) == expected
     assert (stored == bpe.end_of_text).sum() == len(STORIES) - 1
 
 
 def test_large_vocabularies_take_32_bits(text: Text) -> None:
-    stored = tokenize(text, Numbered(2**32, 0))
+    stored = tokenize(text, Numbered(2**32, 0)).numbers
     assert stored.dtype == np.uint32
     assert stored[0] == 2**32 - ord("S")
     assert (token_dtype(2**16), token_dtype(2**16 + 1)) == (np.uint16, np.uint32)
@@ -96,7 +96,7 @@ def test_vocabularies_beyond_32_bits(text: Text) -> None:
 def test_documents_need_an_end_of_text(text: Text, folder: Path) -> None:
     with pytest.raises(TrainingError, match=r"'numbered' has no end-of-text token .* Take one with"):
         tokenize(text, Numbered(300, None))
-    assert len(tokenize(find_texts("b.txt", "a.jsonl")[0], Numbered(300, None))) == len("held out")
+    assert len(tokenize(find_texts("b.txt", "a.jsonl")[0], Numbered(300, None)).numbers) == len("held out")
     assert not list((folder / "cache").rglob("*.unfinished"))
 
 
@@ -109,7 +109,7 @@ def test_tokens_are_made_once_and_again_when_text_or_tokenizer_change(
 
     def stored(path: str = "a.jsonl") -> list[int]:
         text, _ = find_texts(path, "b.txt")
-        return [int(token) for token in tokenize(text, ByteTokenizer())]
+        return [int(token) for token in tokenize(text, ByteTokenizer()).numbers]
 
     first = stored()
     assert stored() == first
@@ -125,7 +125,7 @@ def test_tokens_are_made_once_and_again_when_text_or_tokenizer_change(
 
 @pytest.mark.parametrize("damage", ["shorter", "empty", "gone", "other", "header"])
 def test_damaged_stores_are_made_again(text: Text, folder: Path, damage: str) -> None:
-    before = tokenize(text, ByteTokenizer())
+    before = tokenize(text, ByteTokenizer()).numbers
     first = before.tolist()
     (path,) = (folder / "cache").rglob("tokens.npy")
     data = path.read_bytes()
@@ -135,7 +135,7 @@ def test_damaged_stores_are_made_again(text: Text, folder: Path, damage: str) ->
         np.save(path, np.zeros((3, 3)))
     elif damage != "gone":
         path.write_bytes({"shorter": data[:-100], "empty": b"", "header": data[:20]}[damage])
-    assert tokenize(text, ByteTokenizer()).tolist() == first
+    assert tokenize(text, ByteTokenizer()).numbers.tolist() == first
     # Who had the old one open goes on with it.
     assert before.tolist() == first
 
@@ -146,7 +146,7 @@ def test_two_processes_at_once(text: Text, folder: Path) -> None:
         "import sys; from surge_sweeps.training.data.text import find_texts;"
         "from surge_sweeps.training.data.tokenizers import ByteTokenizer;"
         "from surge_sweeps.training.data.tokens import tokenize;"
-        "sys.stdin.readline(); print(int(tokenize(find_texts('long.txt')[0], ByteTokenizer()).sum()))"
+        "sys.stdin.readline(); print(int(tokenize(find_texts('long.txt')[0], ByteTokenizer()).numbers.sum()))"
     )
     environment = os.environ | {"PYTHONPATH": str(Path(surge_sweeps.__file__).parents[1])}
     running = [
@@ -160,7 +160,7 @@ def test_two_processes_at_once(text: Text, folder: Path) -> None:
         for _ in range(2)
     ]
     sums = [process.communicate("go\n", timeout=60)[0] for process in running]
-    expected = tokenize(find_texts("long.txt")[0], ByteTokenizer())
+    expected = tokenize(find_texts("long.txt")[0], ByteTokenizer()).numbers
     assert sums == [f"{expected.sum()}\n"] * 2
     assert len(list((folder / "cache").rglob("tokens.npy"))) == 1
 
@@ -172,7 +172,7 @@ def test_a_process_killed_at_work_leaves_nothing_in_the_way(
         patch.setattr(tokens, "_encoded", lambda *_: iter([np.zeros(9), None]))
         with pytest.raises(TypeError):
             tokenize(text, ByteTokenizer())
-    assert tokenize(text, ByteTokenizer())[:5].tolist() == list(b"Story")
+    assert tokenize(text, ByteTokenizer()).numbers[:5].tolist() == list(b"Story")
 
 
 def test_a_cache_that_cannot_be_written(text: Text, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,3 +221,7 @@ def test_digests_of_large_files_are_kept_while_they_stay_the_same(
     for known in (folder / "cache" / "digests").iterdir():
         known.write_text("torn")
     assert digests.file_digest(path) == second
+    status = path.stat()
+    path.write_text("LARGER")
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert digests.file_digest(path) != second

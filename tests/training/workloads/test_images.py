@@ -154,3 +154,25 @@ def test_batches_on_a_gpu_are_those_of_the_cpu(
 def test_no_data_is_told() -> None:
     with pytest.raises(TrainingError, match="needs data"):
         images.load(Settings())
+
+
+@pytest.mark.parametrize("classes", [2, 5, 10])
+def test_the_evaluated_images_are_of_all_classes_however_these_recur(classes: int) -> None:
+    rows = images._chosen(np.arange(10_000))
+    assert len(set(rows.tolist())) == images.EVAL_IMAGES
+    counts = np.bincount(rows % classes, minlength=classes)
+    assert counts.min() > 0.8 * images.EVAL_IMAGES / classes
+
+
+def test_the_digest_tells_other_data_apart(tmp_path: Path) -> None:
+    digests = []
+    for name, seed, held_out_seed in (("a", 0, 1), ("b", 0, 1), ("c", 2, 1), ("d", 0, 3)):
+        write(tmp_path / "data" / name / "train", 12, seed=seed)
+        write(tmp_path / "data" / name / "val", 6, seed=held_out_seed)
+        digests.append(images.load(Settings(data=name)).digest)
+    assert all(len(digest) == 12 and int(digest, 16) >= 0 for digest in digests)
+    assert digests[0] == digests[1]
+    assert len(set(digests)) == 3
+    (tmp_path / "data" / "b" / "train" / "class-0").rename(tmp_path / "data" / "b" / "train" / "class-9")
+    (tmp_path / "data" / "b" / "val" / "class-0").rename(tmp_path / "data" / "b" / "val" / "class-9")
+    assert images.load(Settings(data="b")).digest not in digests

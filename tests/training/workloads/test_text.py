@@ -241,3 +241,14 @@ def test_tinyshakespeare(monkeypatch: pytest.MonkeyPatch, tokenizer: str) -> Non
         assert bytes(inputs[0].tolist()) == raw[640_000:640_128]
         assert bytes(targets[0].tolist()) == raw[640_001:640_129]
     assert workload.eval_examples == EVAL_SEQUENCES
+
+
+def test_the_digest_tells_other_text_and_other_tokens_apart(folder: Path) -> None:
+    first = loaded("a.txt").digest
+    assert len(first) == 12
+    (folder / "same.txt").write_text(WORDS * 100)
+    assert loaded("same.txt", width=16).digest == first
+    (folder / "other.txt").write_text(WORDS * 99 + WORDS.upper())
+    others = {loaded("other.txt").digest, loaded("a.txt", eval_data="other.txt").digest}
+    others.add(loaded("a.txt", tokenizer="bpe-270").digest)
+    assert len(others | {first}) == 4
