@@ -347,7 +347,8 @@ print(session.steps.cut.batch_size)
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    *told, last = done.stdout.splitlines()
+    beyond, *told, last = done.stdout.splitlines()
+    assert beyond.startswith("a batch of 131,072 examples is 91.2 times the data set")
     assert told
     assert all(line.startswith("out of memory: going on with micro-batches of") for line in told)
     assert int(last) == 2**17

@@ -118,6 +118,9 @@ def test_what_follows_the_batch_size_is_used_and_recorded_as_it_was_given() -> N
     assert "beta2" not in half_life.record()
     assert TrialConfig.from_parameters(half_life.record()) == half_life.resolved()
     assert half_life.summary() == {"used_beta2": pytest.approx(0.5**0.01)}
+    # Its average is updated at every tenth step alone.
+    sophia = config(optimizer="sophia", beta2_half_life_examples=3200.0)
+    assert sophia.summary() == {"used_beta2": pytest.approx(0.5**0.1)}
     decay = config(optimizer="adamw", weight_decay=0.1, weight_decay_batch_size=8)
     assert decay.hyper_parameters()["weight_decay"] == pytest.approx(0.4)
     record = trained(optimizer="adamw", weight_decay=0.1, weight_decay_batch_size=8, max_steps=2)
@@ -188,6 +191,35 @@ def test_a_run_with_a_penalty_goes_on_with_the_same_bits(weighed: str, tmp_path:
     train_resumable(fined, stopped.open(), tmp_path / "x.pt", StopRequest())
     assert stopped.rows == whole.rows
     assert BALANCE_LOSS in whole.rows[120]
+
+
+def test_a_run_does_not_go_on_with_other_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SURGE_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("SURGE_DATA_DIR", str(tmp_path / "first"))
+    for folder, words in (("first", "to be or not to be, "), ("second", "that is the question ")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "t.txt").write_text(words * 300)
+    text = config(
+        workload="text",
+        model="gpt",
+        data="t.txt",
+        layers=1,
+        width=8,
+        heads=1,
+        sequence_length=8,
+        max_steps=6,
+        lr=0.01,
+    )
+    stopped = KeptRun()
+    with pytest.raises(Preempted):
+        train_resumable(text, stopped.open(), tmp_path / "x.pt", _StopAt(3))
+    (first,) = train([("t", text)])
+    monkeypatch.setenv("SURGE_DATA_DIR", str(tmp_path / "second"))
+    with pytest.raises(TrainingError, match="state of a run with other settings"):
+        train_resumable(text, stopped.open(), tmp_path / "x.pt", StopRequest())
+    (second,) = train([("t", text)])
+    assert first.config["data_digest"] != second.config["data_digest"]
+    assert {**first.config, "data_digest": ""} == {**second.config, "data_digest": ""}
 
 
 class _StopAt(StopRequest):

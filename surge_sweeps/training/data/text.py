@@ -21,7 +21,7 @@ from surge_sweeps.training.data.hub import PREFIX, hub_files
 from surge_sweeps.training.data.known import KNOWN, find_known
 from surge_sweeps.training.data.named_files import divide
 from surge_sweeps.training.data.pieces import Piece
-from surge_sweeps.training.data.places import data_folder
+from surge_sweeps.training.data.places import data_folder, find_path
 
 #: One in so many bytes of UTF-8 is held out, at the end of the text,
 HELD_OUT_ONE_IN = 10
@@ -107,12 +107,12 @@ def _parts(data: str) -> tuple[Documents, Documents | None]:
         return as_documents(data, found.train, field), held_out
     if data.startswith(PREFIX):
         return _divided(as_documents(data, hub_files(data), field))
-    path = data_folder() / data
+    path = find_path(data)
     if not path.exists() and not glob.has_magic(data):
         names = sorted(name for name, known in KNOWN.items() if known.kind == "text")
         raise TrainingError(
             f"{str(path)!r} is not there.",
-            f"Give the path of a text, in {str(data_folder())!r} unless it is absolute, or a known data set:"
+            f"Give the path of a text, absolute or in {str(data_folder())!r} or in this folder, or a known data set:"
             f" {', '.join(names)}.{did_you_mean(data, names)}",
         )
     return _divided(find_documents(path, field))
@@ -128,7 +128,7 @@ def _divided(found: Documents) -> tuple[Documents, Documents | None]:
 def _without_field(data: str) -> tuple[str, str | None]:
     """Data and the field named behind it; a file's own name may hold a `#`."""
     before, mark, field = data.rpartition("#")
-    if not mark or not before or not field or (data_folder() / data).exists():
+    if not mark or not before or not field or find_path(data).exists():
         return data, None
     return before, field
 

@@ -18,7 +18,7 @@ from surge_sweeps.errors import TrainingError, UnknownNameError
 from surge_sweeps.extras import require
 from surge_sweeps.files import write_text
 from surge_sweeps.training.data.kept_values import kept_value
-from surge_sweeps.training.data.places import data_folder
+from surge_sweeps.training.data.places import data_folder, find_path
 from surge_sweeps.training.data.text import Text
 
 #: What separates documents, by the name it has in common vocabularies; the first that is there is taken.
@@ -76,9 +76,14 @@ def load_tokenizer(name: str, training_text: Text) -> Tokenizer:
         return ByteTokenizer()
     if match := _BPE_NAME.fullmatch(name):
         return _bpe(int(match[1]), training_text)
-    path = data_folder() / name
+    path = find_path(name)
     if path.is_file():
         return _from_file(name, path)
+    if path.suffix == ".json":
+        raise TrainingError(
+            f"there is no tokenizer {name!r}.",
+            f"It is looked for in {str(data_folder())!r} and in this folder.",
+        )
     raise UnknownNameError(
         "tokenizer", name, ["bytes", "bpe-N (as bpe-4096)", "the path of a tokenizer.json"]
     )
