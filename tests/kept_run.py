@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from surge_sweeps.curves import Status
 from surge_sweeps.trackers.base import Scalar
+from surge_sweeps.training.preemption import StopRequest
 
 
 class KeptRun:
@@ -55,3 +56,15 @@ class OpenedRun:
         if not self.done:
             self.kept.ends.append(how)
         self.done = True
+
+
+class StopAfter(StopRequest):
+    """Asks for room after some looks at it, one a step."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    @property
+    def requested(self) -> bool:  # type: ignore[override]
+        self.steps -= 1
+        return self.steps < 0

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from kept_run import KeptRun
+from kept_run import KeptRun, StopAfter
 from torch import Tensor
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -151,23 +151,11 @@ def test_micro_batches_give_the_gradient_of_the_whole(name: str) -> None:
     assert not torch.equal(whole, torch.zeros_like(whole))
 
 
-class _Stop(StopRequest):
-    """Asks for room after some looks at it, one a step."""
-
-    def __init__(self, steps: int) -> None:
-        self.steps = steps
-
-    @property
-    def requested(self) -> bool:  # type: ignore[override]
-        self.steps -= 1
-        return self.steps < 0
-
-
 def test_a_stopped_run_goes_on_with_the_same_bits(tmp_path: Path) -> None:
     halves, whole = KeptRun(), KeptRun()
     settings, path = config(precision="bf16", max_steps=30), tmp_path / "x.pt"
     with pytest.raises(Preempted):
-        train_resumable(settings, halves.open(), path, _Stop(11))
+        train_resumable(settings, halves.open(), path, StopAfter(11))
     with pytest.raises(TrainingError, match="other settings"):
         train_resumable(config(max_steps=30), KeptRun().open(), path, StopRequest())
     train_resumable(settings, halves.open(), path, StopRequest())

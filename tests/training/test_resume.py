@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from kept_run import KeptRun, OpenedRun
+from kept_run import KeptRun, OpenedRun, StopAfter
 
 from surge_sweeps.errors import TrainingError
 from surge_sweeps.trackers.base import ResumableRun
@@ -22,18 +22,6 @@ from surge_sweeps.training.trace import log_steps
 from surge_sweeps.training.workloads.digits import Digits
 
 STEPS = 400  # so many that not all are logged
-
-
-class StopAfter(StopRequest):
-    """Asks for room after some looks at it, one a step."""
-
-    def __init__(self, steps: int) -> None:
-        self.steps = steps
-
-    @property
-    def requested(self) -> bool:  # type: ignore[override]
-        self.steps -= 1
-        return self.steps < 0
 
 
 def reference(config: TrialConfig) -> dict[int, dict[str, float]]:

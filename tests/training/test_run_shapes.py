@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from kept_run import KeptRun
+from kept_run import KeptRun, StopAfter
 from torch import Tensor, nn
 
 from surge_sweeps.errors import SurgeError, TrainingError
@@ -185,7 +185,7 @@ def test_a_penalty_is_that_of_the_micro_batches(exact_digits: Digits, weighed: s
 def test_a_run_with_a_penalty_goes_on_with_the_same_bits(weighed: str, tmp_path: Path) -> None:
     fined, whole, stopped = config(model=weighed, max_steps=120), KeptRun(), KeptRun()
     train_resumable(fined, whole.open(), tmp_path / "whole.pt", StopRequest())
-    stop = _StopAt(87)  # between two points
+    stop = StopAfter(87)  # between two points
     with pytest.raises(Preempted):
         train_resumable(fined, stopped.open(), tmp_path / "x.pt", stop)
     train_resumable(fined, stopped.open(), tmp_path / "x.pt", StopRequest())
@@ -212,7 +212,7 @@ def test_a_run_does_not_go_on_with_other_data(tmp_path: Path, monkeypatch: pytes
     )
     stopped = KeptRun()
     with pytest.raises(Preempted):
-        train_resumable(text, stopped.open(), tmp_path / "x.pt", _StopAt(3))
+        train_resumable(text, stopped.open(), tmp_path / "x.pt", StopAfter(3))
     (first,) = train([("t", text)])
     monkeypatch.setenv("SURGE_DATA_DIR", str(tmp_path / "second"))
     with pytest.raises(TrainingError, match="state of a run with other settings"):
@@ -220,16 +220,6 @@ def test_a_run_does_not_go_on_with_other_data(tmp_path: Path, monkeypatch: pytes
     (second,) = train([("t", text)])
     assert first.config["data_digest"] != second.config["data_digest"]
     assert {**first.config, "data_digest": ""} == {**second.config, "data_digest": ""}
-
-
-class _StopAt(StopRequest):
-    def __init__(self, looks: int) -> None:
-        self._looks = looks
-
-    @property
-    def requested(self) -> bool:  # type: ignore[override]
-        self._looks -= 1
-        return self._looks < 0
 
 
 def test_seeds_of_an_endless_data_set_share_no_example() -> None:
