@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 from wandb_server import WandbServer
 
 from surge_sweeps.cli.import_ import import_
+from surge_sweeps.curves import RESULT_STATUSES
 from surge_sweeps.errors import SurgeError, TrackerError, UnknownNameError
 from surge_sweeps.trackers import collect, open_tracker
 from surge_sweeps.trackers.base import RunRecord
@@ -128,7 +129,9 @@ def test_killed_again_and_again_it_doubles_nothing(folder: Path, uri: str, run_i
     assert len(results) == 60
     assert set(results.values()) == {1}
     assert not [run for run in runs if run.status == "running"]
-    assert len(collect("imported", uri=uri).runs) == 60
+    collected = collect("imported", uri=uri).runs
+    # A kill may leave a run with its points and without its result: it is listed as crashed, and fitted by nobody.
+    assert collected["status"].isin(RESULT_STATUSES).sum() == 60
 
 
 @pytest.mark.parametrize("owner", ["", "launch/1"])
