@@ -33,6 +33,7 @@ _OPTIONS = (
     "max_examples",
     "target_loss",
     "steps_after_target",
+    "log_points",
     "init_from",
 )
 _TEXT = (
@@ -67,6 +68,7 @@ _RANGES: dict[str, tuple[float, bool, float]] = {
     "max_steps": (1, True, math.inf),
     "max_examples": (1, True, math.inf),
     "steps_after_target": (1, True, math.inf),
+    "log_points": (2, True, math.inf),
     **dict.fromkeys(Settings.names(), (1, True, math.inf)),
     "shared_experts": (0, True, math.inf),
     "target_loss": (-math.inf, False, math.inf),
@@ -93,6 +95,8 @@ class TrialConfig:
         max_steps, max_examples: the run ends at whichever comes first, after a whole batch; at least one is needed.
         target_loss: stop at the first logged step whose `eval/loss` is at or below it.
         steps_after_target: go on for so many steps after that one (Li et al. 2024, section 3.3).
+        log_points: at most so many points are logged, each an evaluation, of the run and of the steps after its target;
+            None: see `log_steps`.
         init_from: checkpoint file to start from, with fresh optimizer state.
 
     Raises:
@@ -137,6 +141,7 @@ class TrialConfig:
     max_examples: int | None = None
     target_loss: float | None = None
     steps_after_target: int | None = None
+    log_points: int | None = None
     init_from: str | None = None
 
     def __post_init__(self) -> None:

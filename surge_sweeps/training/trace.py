@@ -26,24 +26,30 @@ from surge_sweeps.training.config import TrialConfig
 
 #: A run whose evaluation loss exceeds this many times its first one has diverged.
 DIVERGENCE_FACTOR = 100.0
-#: Runs of at most this many steps log every one of them.
+#: Points of a run whose settings do not say how many, and steps of which every one is then logged.
+LOG_POINTS = 150
 EVERY_STEP_UP_TO = 50
 
 OnPoint = Callable[[int, Mapping[str, float]], None]
 
 
-def log_steps(max_steps: int, points: int = 150) -> tuple[int, ...]:
+def log_steps(max_steps: int, points: int | None = None) -> tuple[int, ...]:
     """The steps that are logged: 0, the last one, and at most `points` in all, evenly spaced in log time.
 
-    >>> log_steps(5)
-    (0, 1, 2, 3, 4, 5)
+    Args:
+        points: at least 2; None: `LOG_POINTS`, or every step of a run of at most `EVERY_STEP_UP_TO`.
+
+    >>> log_steps(5), log_steps(20, points=5)
+    ((0, 1, 2, 3, 4, 5), (0, 1, 3, 7, 20))
     >>> steps = log_steps(100_000)
     >>> steps[:4], steps[-1], len(steps) <= 150
     ((0, 1, 2, 3), 100000, True)
     """
-    if max_steps <= EVERY_STEP_UP_TO:
+    every_step_up_to = EVERY_STEP_UP_TO if points is None else points - 1
+    if max_steps <= every_step_up_to:
         return tuple(range(max_steps + 1))
-    spaced = np.rint(np.geomspace(1, max_steps, points - 1)).astype(int)
+    # From the end, which is there however few they are.
+    spaced = np.rint(np.geomspace(max_steps, 1, (points or LOG_POINTS) - 1)).astype(int)
     return (0, *(int(step) for step in np.unique(spaced)))
 
 
@@ -73,7 +79,7 @@ class Trace:
         self.config = config
         self.status: Status | None = None
         self.start_loss = start_loss
-        self._logged = logged or log_steps(config.steps)
+        self._logged = logged or log_steps(config.steps, config.log_points)
         self._last_of_run = config.steps
         self._reached = False
         self._start_checkpoint = start_checkpoint
@@ -117,7 +123,8 @@ class Trace:
             self._last_of_run = step + after
             # Where the budget ends before, the run is cut short.
             last = min(self._last_of_run, self.config.steps)
-            self._logged = [*(step + more for more in log_steps(after) if step + more < last), last]
+            logged = log_steps(after, self.config.log_points)
+            self._logged = [*(step + more for more in logged if step + more < last), last]
         if self._reached and step == self._last_of_run:
             self.status = "finished"
         elif step == self.config.steps:

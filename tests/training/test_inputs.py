@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,24 @@ def test_batches_made_in_blocks_are_the_stream() -> None:
     order = DataOrder(1437, 3)
     batches = torch.stack(list(each_batch([order], 5, 11, 30_000)))[:, 0]
     assert torch.equal(batches.flatten(), order.positions(5 * 30_000, 11 * 30_000))
+
+
+def test_an_epoch_is_drawn_once_for_all_its_blocks_of_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[tuple[int, ...]] = []
+    make = np.random.SeedSequence
+
+    def counted(entropy: int, spawn_key: tuple[int, ...]) -> np.random.SeedSequence:
+        drawn.append(spawn_key)
+        return make(entropy, spawn_key=spawn_key)
+
+    monkeypatch.setattr(np.random, "SeedSequence", counted)
+    order = DataOrder(200_000, 3)
+    batches = list(each_batch([order], 0, 8, 50_000))
+    assert len(drawn) == len(set(drawn)) == 2
+    # What was handed out is the caller's: writing to it does not change the order.
+    kept = batches[-1].clone()
+    order.positions(350_000, 400_000).zero_()
+    assert torch.equal(order.positions(350_000, 400_000), kept[0])
 
 
 def test_seeds_give_different_orders_and_different_models() -> None:
@@ -87,6 +106,25 @@ def test_log_steps_hold_both_ends_and_stay_few(max_steps: int) -> None:
     assert all(type(step) is int for step in steps)
     if max_steps <= 50:
         assert steps == tuple(range(max_steps + 1))
+
+
+@given(st.integers(0, 10**6), st.integers(2, 200))
+def test_log_steps_are_no_more_than_asked_for(max_steps: int, points: int) -> None:
+    steps = log_steps(max_steps, points)
+    assert (steps[0], steps[-1]) == (0, max_steps)
+    assert list(steps) == sorted(set(steps))
+    assert len(steps) <= points
+
+
+def test_few_points_change_no_loss_of_those_that_stay() -> None:
+    config = TrialConfig(lr=0.01, batch_size=8, max_steps=40)
+    whole, few = train([("a", config), ("b", replace(config, log_points=6))])
+    losses = dict(few.metrics["eval/loss"])
+    assert len(losses) == 6
+    assert losses.items() <= dict(whole.metrics["eval/loss"]).items()
+    assert few.config["log_points"] == 6
+    with pytest.raises(TrainingError, match="log_points"):
+        replace(config, log_points=1)
 
 
 def test_the_budget_ends_at_whichever_limit_comes_first() -> None:
