@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from surge_sweeps.errors import NotEnoughDataError, SurgeError, UnknownNameError
+from surge_sweeps.fitting.batch_counts import FOR_TRADEOFF
 from surge_sweeps.fitting.laws.law_class import selected_law
 from surge_sweeps.fitting.result import (
     BatchUnit,
@@ -231,13 +232,18 @@ def _recommend_group(
 
 def _why_none(group: GroupFit) -> NotEnoughDataError:
     """What stands between a group and a schedule: the first of the things needed that is missing."""
+    if not group.targets:
+        return NotEnoughDataError(
+            "no schedule: no loss could be evaluated with these runs.",
+            "The fit's problems say what the runs lack.",
+        )
     reach = [target for target in group.targets if target.protocol == "reach" and target.loss is not None]
     optima = [point for target in reach for point in target.optimal_lr if point.lr is not None]
     if not optima:
         return NotEnoughDataError(
             "no schedule: it takes losses to reach, with the optimal learning rate and its steps at each batch size.",
-            "Loss curves of runs from scratch at 4 or more batch sizes, with learning rates either side of the best, "
-            "give them.",
+            f"Loss curves of runs from scratch at {FOR_TRADEOFF} or more batch sizes, with learning rates either side "
+            "of the best, give them.",
         )
     inside = [point for point in optima if point.status == "ok"]
     if not inside:
@@ -249,12 +255,20 @@ def _why_none(group: GroupFit) -> NotEnoughDataError:
         return NotEnoughDataError(
             "no schedule: no optimal learning rate here has an interval that is closed below, so none is sure enough "
             "to train with.",
-            "Five or more learning rates at each batch size, either side of the best, or more seeds give one.",
+            "More learning rates at each batch size, either side of the best, or more seeds give one.",
+        )
+    most = max(sum(point.steps is not None for point in target.optimal_lr) for target in reach)
+    if most < FOR_TRADEOFF:
+        return NotEnoughDataError(
+            "no schedule: batch sizes are weighed by the steps to a loss at the optimal learning rate, which takes "
+            f"{FOR_TRADEOFF} of them, and no loss has the steps of {f'more than {most}' if most else 'any'}.",
+            "Run learning rates either side of the best at more batch sizes, or train longer, so that they get to the "
+            "same losses.",
         )
     return NotEnoughDataError(
-        "no schedule: there is no loss with both optimal learning rates that have an interval and steps at enough "
-        "batch sizes to weigh them against examples.",
-        "Run more batch sizes, or train longer, so that runs at 4 or more of them get to the same losses.",
+        "no schedule: no loss has both an optimal learning rate with an interval that is closed below and steps at "
+        f"{FOR_TRADEOFF} or more batch sizes to weigh them by.",
+        "Run more learning rates either side of the best, or more seeds, or train longer.",
     )
 
 

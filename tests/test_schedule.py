@@ -201,9 +201,9 @@ def test_no_reach_target_gives_no_schedule_but_says_what_to_run() -> None:
 @pytest.mark.parametrize(
     ("changes", "reason", "next_step"),
     [
-        ({"low": None, "high": None}, "has an interval that is closed below", "Five or more learning rates"),
+        ({"low": None, "high": None}, "has an interval that is closed below", "More learning rates"),
         ({"status": "edge_high", "low": None, "high": None}, "lies at an edge", "beyond that edge"),
-        ({"steps": None}, "no loss with both", "train longer"),
+        ({"steps": None}, "no loss has the steps of any", "train longer"),
     ],
 )
 def test_why_there_is_no_schedule_is_true_for_the_case(

@@ -8,23 +8,37 @@ from itertools import groupby
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from surge_sweeps.counting import counted
 from surge_sweeps.fitting import SurgeFit
-from surge_sweeps.fitting.result import Interval, TargetFit
+from surge_sweeps.fitting.result import Interval, ProblemRecord, TargetFit
+from surge_sweeps.report.advice import lacks, next_runs
 from surge_sweeps.report.cards import definition_cards
 from surge_sweeps.report.families import family_of, has_rates, target_label
 from surge_sweeps.report.numbers import count_text, lr_text
-from surge_sweeps.report.page import group_problems, problems_of, scales_of
-from surge_sweeps.report.page_infos import doubts_of
-from surge_sweeps.report.sentences import advice
+from surge_sweeps.report.page import answer, group_problems, problems_of, scales_of
+from surge_sweeps.report.page_infos import ProblemGroup, doubts_of
+from surge_sweeps.report.sentences import advice, sentence
 from surge_sweeps.report.words import VERDICTS, interval_text
+
+#: Kinds of problems that are printed; more of them are counted.
+MOST_PRINTED = 3
 
 
 def print_summary(fit: SurgeFit, console: Console) -> None:
-    """Per group: a row a target, how B_peak and B_crit move, and the recommendation."""
+    """Per group: a row a target, how B_peak and B_crit move, and the recommendation.
+
+    Where no loss could be evaluated, the verdict and what the runs lack. Few problems are printed, many counted.
+    """
+    told: list[ProblemRecord] = []
     for group in fit.groups:
         console.print(f"\n[bold]{escape(group.label())}[/]", highlight=False)
+        if not group.targets:
+            console.print(f"[bold]{escape(answer(group, fit.batch_unit)[1])}[/]", highlight=False)
+            _print_list("Runs that would decide:", next_runs(group, fit.problems), console)
+            told += lacks(group, fit.problems)
+            continue
         for family, targets in groupby(group.targets, key=family_of):
             console.print(f"[italic]{escape(family.title())}[/]", highlight=False)
             console.print(_table(list(targets)))
@@ -32,17 +46,34 @@ def print_summary(fit: SurgeFit, console: Console) -> None:
             console.print(f"{card.title}: {card.notes[0]}", markup=False, highlight=False)
         for part in scales_of(group, fit.batch_unit):
             console.print(" ".join((part.slope, *part.checks)), markup=False, highlight=False)
-        text = advice(group, bool(group.targets), fit.problems, fit.batch_unit)
+        text = advice(group, answer(group, fit.batch_unit)[2], fit.problems, fit.batch_unit)
         console.print(f"[bold]{escape(text)}[/]", highlight=False)
-    count = len(problems_of(fit))
-    if count:
-        console.print(f"\n{counted(count, 'problem')} found; the report lists them.")
-    if fit.groups:
-        for doubt in doubts_of(group_problems(problems_of(fit))):
-            console.print(f"[bold]Note first:[/] {escape(doubt)}", highlight=False)
+    kinds = group_problems([problem for problem in problems_of(fit) if problem not in told])
+    doubts = doubts_of(kinds)
+    others = [kind for kind in kinds if kind.what not in doubts]
+    if not fit.groups or len(others) <= MOST_PRINTED:
+        _print_list("\nProblems found:", [_in_words(kind) for kind in others], console)
     else:
-        for problem in fit.problems:
-            console.print(f"  {escape(problem.what)}", highlight=False)
+        count = sum(kind.count for kind in kinds)
+        console.print(f"\n{counted(count, 'problem')} found; the report lists them.")
+    for doubt in doubts:
+        console.print(f"[bold]Note first:[/] {escape(doubt)}", highlight=False)
+
+
+def _print_list(heading: str, texts: Sequence[str], console: Console) -> None:
+    """A heading with texts below it, their lines indented; nothing where there are none."""
+    if not texts:
+        return
+    console.print(heading, highlight=False)
+    for text in texts:
+        row = Table.grid(padding=(0, 1))
+        row.add_row("-", Text(text))
+        console.print(row, highlight=False)
+
+
+def _in_words(problem: ProblemGroup) -> str:
+    runs = "" if not problem.runs else f" ({counted(len(problem.runs), 'run')})"
+    return sentence(f"{problem.what}{runs}")
 
 
 def _table(targets: Sequence[TargetFit]) -> Table:

@@ -126,7 +126,9 @@ def _nothing(curves: LossCurves) -> str:
 
 def _fit_group(plan: GroupPlan, n_draws: int, rng: np.random.Generator) -> tuple[GroupFit, list[str]]:
     tuned = any(target.tuned for target in plan.targets())
-    gaps = [] if tuned else group_gaps(plan.group.curves.runs)
+    protocols = {target.protocol for target in plan.targets()} or {"reach"}
+    counts_steps = not protocols.isdisjoint(("reach", "steps"))
+    gaps = [] if tuned else group_gaps(plan.group.curves.runs, counts_steps=counts_steps)
     fitted: list[_Fitted] = []
     for part in plan.parts:
         fit_targets = _fit_tuned if part.targets[0].tuned else _fit_part

@@ -7,35 +7,35 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from surge_sweeps.fitting.batch_counts import too_few_batch_sizes
 from surge_sweeps.fitting.observables.cells import Cells
 from surge_sweeps.fitting.optimum.optima import Optima
 
 _STEP = "each a factor of 2 apart"
-#: The laws need this many batch sizes with an optimum or a bound.
-MIN_BATCH_SIZES = 4
 
 
-def group_gaps(runs: pd.DataFrame) -> list[str]:
+def group_gaps(runs: pd.DataFrame, *, counts_steps: bool = True) -> list[str]:
     """What a group's grid lacks before anything is fitted.
 
-    >>> group_gaps(pd.DataFrame({"batch_size": [8, 8, 8], "lr": [0.1, 0.2, 0.4], "status": "finished"}))
-    ['only one batch size, 8, was run: add at least three more, each a factor of 2 apart']
+    Args:
+        runs: the runs of the group. counts_steps: whether steps to a loss are asked of them.
+
+    >>> grid = {"batch_size": [8, 8, 8, 16, 16, 16], "lr": [0.1, 0.2, 0.4] * 2, "status": "finished"}
+    >>> print(group_gaps(pd.DataFrame(grid))[0])
+    2 batch sizes were run, and B_crit takes 3, fitting laws 4, telling laws apart 5, better 8: add at least 3 more, ...
     """
-    found = []
-    batch_sizes = sorted(int(size) for size in runs["batch_size"].unique())
-    if len(batch_sizes) == 1:
-        found.append(f"only one batch size, {batch_sizes[0]}, was run: add at least three more, {_STEP}")
-    elif len(batch_sizes) < MIN_BATCH_SIZES:
-        missing = MIN_BATCH_SIZES - len(batch_sizes)
-        found.append(f"only {len(batch_sizes)} batch sizes were run: add at least {missing} more, {_STEP}")
+    few = too_few_batch_sizes(
+        sorted(int(size) for size in runs["batch_size"].unique()), counts_steps=counts_steps
+    )
+    found = [f"{few}, {_STEP}"] if few else []
     if (runs["status"] == "diverged").all():
         smallest = float(runs["lr"].min())
         found.append(f"every run diverged: run learning rates below {smallest:.3g}, {_STEP}")
     per_batch = runs.groupby("batch_size")["lr"].nunique()
-    few = [int(size) for size in per_batch.index[per_batch < 3]]
-    if few:
+    sparse = [int(size) for size in per_batch.index[per_batch < 3]]
+    if sparse:
         found.append(
-            f"fewer than three learning rates at {_batches(few)}: "
+            f"fewer than three learning rates at {_batches(sparse)}: "
             f"run at least five, {_STEP}, about the expected optimum"
         )
     return found

@@ -10,14 +10,21 @@ import math
 from collections.abc import Iterable, Sequence
 from statistics import median
 
-from surge_sweeps.counting import counted
-from surge_sweeps.fitting.result import GroupFit, Interval, OptimalLR, OptimumStatus, TargetFit
+from surge_sweeps.curves import DOUBT
+from surge_sweeps.fitting.batch_counts import too_few_batch_sizes
+from surge_sweeps.fitting.result import (
+    GroupFit,
+    Interval,
+    OptimalLR,
+    OptimumStatus,
+    ProblemRecord,
+    TargetFit,
+)
 from surge_sweeps.report.families import family_of, has_rates, is_tuned
 from surge_sweeps.report.numbers import batch_text, factor_text, list_text, lr_text
+from surge_sweeps.report.sentences import sentence, speaks_of_schedule
 from surge_sweeps.report.words import bound_of
 
-#: Fewer batch sizes with a known optimum leave most laws indistinguishable.
-ENOUGH_BATCH_SIZES = 5
 #: 95% interval, upper end over lower, that corresponds to a standard deviation of 0.1 in log LR: with it a drop of
 #: 1.7x past the peak shows nearly always, with twice the deviation in two thirds of the cases.
 NARROW_ENOUGH_FACTOR = 1.5
@@ -25,18 +32,19 @@ NARROW_ENOUGH_FACTOR = 1.5
 NEAR_THE_END = 2.0
 
 
-def next_runs(group: GroupFit) -> list[str]:
+def next_runs(group: GroupFit, problems: Sequence[ProblemRecord] = ()) -> list[str]:
     """What to run next, most decisive first; empty where nothing is open.
 
+    Args:
+        group: one group of a fit. problems: those of the fit; where no loss could be evaluated they say what to run.
+
     >>> from surge_sweeps.fitting.result import DriftFit, Slope
-    >>> next_runs(GroupFit(group={}, targets=[], drift=DriftFit(b_peak=Slope(), b_crit=Slope())))
-    ['More batch sizes first, where there are fewer than three, then longer training or easier losses: ...']
+    >>> group = GroupFit(group={"n": 1}, targets=[], drift=DriftFit(b_peak=Slope(), b_crit=Slope()))
+    >>> next_runs(group, [ProblemRecord(run=None, what="n 1: every run diverged: run smaller learning rates")])
+    ['Every run diverged: run smaller learning rates.']
     """
     if not group.targets:
-        return [
-            "More batch sizes first, where there are fewer than three, then longer training or easier losses: no loss"
-            " could be evaluated with these runs."
-        ]
+        return [sentence(_without_label(group, problem)) for problem in lacks(group, problems)]
     optima = [optimum for target in group.targets for optimum in target.optimal_lr]
     sizes = sorted({optimum.batch_size for optimum in optima})
     found = [*_grid_runs(group.targets), *_batch_runs(group, sizes)]
@@ -48,6 +56,22 @@ def next_runs(group: GroupFit) -> list[str]:
     if any(target.verdict == "inconclusive" for target in group.targets):
         found += _precision_runs(group) or ([] if found else [_in_between(group)])
     return found
+
+
+def lacks(group: GroupFit, problems: Sequence[ProblemRecord]) -> list[ProblemRecord]:
+    """The problems that say what a group's runs lack: of no single run, no doubt about all, and not on the schedule."""
+    return [
+        problem
+        for problem in problems
+        if problem.run is None
+        and (not group.group or problem.what.startswith(f"{group.label()}: "))
+        and not problem.what.startswith(DOUBT)
+        and not speaks_of_schedule(group, problem)
+    ]
+
+
+def _without_label(group: GroupFit, problem: ProblemRecord) -> str:
+    return problem.what.removeprefix(f"{group.label()}: ")
 
 
 def _in_between(group: GroupFit) -> str:
@@ -78,14 +102,14 @@ def _grid_runs(targets: Sequence[TargetFit]) -> list[str]:
     vague = [one for one in _with_status(optima, "ok") if one.low is None and one.high is None]
     if vague:
         found.append(
-            f"Five or more learning rates, or more seeds, at {_sizes(vague)}: the optimum there has no interval."
+            f"More learning rates near the best, or more seeds, at {_sizes(vague)}: the optimum there has no interval."
         )
     few = _with_status(optima, "too_few")
     if few:
-        counted = any(family_of(target).counts_steps() for target in swept)
+        steps = any(family_of(target).counts_steps() for target in swept)
         what, why = (
             ("learning rates and longer runs", "got to the loss")
-            if counted
+            if steps
             else ("learning rates", "gave a value")
         )
         found.append(f"At least four {what} at {_sizes(few)}: too few runs there {why}.")
@@ -94,11 +118,10 @@ def _grid_runs(targets: Sequence[TargetFit]) -> list[str]:
 
 def _batch_runs(group: GroupFit, sizes: list[int]) -> list[str]:
     found = []
-    if len(sizes) < ENOUGH_BATCH_SIZES:
-        found.append(
-            f"More batch sizes, each twice the one before: there {'is' if len(sizes) == 1 else 'are'} only "
-            f"{counted(len(sizes), 'batch size')}, and telling the laws apart takes {ENOUGH_BATCH_SIZES} or more."
-        )
+    steps = any(family_of(target).counts_steps() for target in group.targets)
+    few = too_few_batch_sizes(sizes, counts_steps=steps)
+    if few:
+        found.append(sentence(f"{few}, each a factor of 2 apart"))
     if not sizes:
         return found
     bounds = {

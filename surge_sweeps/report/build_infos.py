@@ -172,9 +172,9 @@ def tradeoff_info(targets: Shaded, batch_unit: str) -> TradeoffInfo | Missing:
 
 
 def _hyperbola(target: TargetFit) -> tuple[tuple[tuple[float, float], ...], tuple[float, float] | None]:
-    """S = s_min + e_min / B over the batch sizes that were run, and its point at B_crit."""
+    """S = s_min + e_min / B over the batch sizes that were run, and its point at B_crit, as far as they are known."""
     fit = target.tradeoff
-    if fit is None or not fit.s_min or not fit.e_min:
+    if fit is None or not fit.s_min or not fit.e_min or fit.b_crit.status == "not_identified":
         return (), None
     sizes = np.geomspace(*_batch_range(target.optimal_lr), CURVE_POINTS)
     steps = fit.s_min + fit.e_min / sizes

@@ -8,9 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from surge_sweeps.counting import counted
+from surge_sweeps.fitting.batch_counts import FOR_TRADEOFF
 from surge_sweeps.fitting.result import Interval, TargetFit, TheoryTest, TradeoffFit
+from surge_sweeps.fitting.tradeoff.fit_tradeoff import STRADDLE
 from surge_sweeps.report.drift_words import p_text
-from surge_sweeps.report.families import has_rates, target_label
+from surge_sweeps.report.families import family_of, has_rates, target_label
 from surge_sweeps.report.numbers import batch_text, count_text, list_text, lr_text
 from surge_sweeps.report.page_tables import Table
 from surge_sweeps.report.sentences import sentence
@@ -88,14 +91,21 @@ def evidence(test: TheoryTest) -> str:
 
 
 def tradeoff_table(targets: Sequence[TargetFit], unit: str) -> Table | None:
-    """The trade-off in numbers: a row for every quantity and definition, a column for every target that has one."""
-    fits = [(_head(target), target.tradeoff) for target in targets if target.tradeoff is not None]
+    """The trade-off in numbers: a row for every quantity and definition, a column for every target that fixes one."""
+    fits = [
+        (_head(target), target.tradeoff) for target in targets if target.tradeoff and has_tradeoff(target)
+    ]
     if not fits:
         return None
     columns = [_quantities(fit, unit) for _, fit in fits]
     names = dict.fromkeys(name for column in columns for name in column)
     rows = [(f"{name[0].upper()}{name[1:]}", *(column.get(name, "") for column in columns)) for name in names]
     return Table(("Quantity", *(label for label, _ in fits)), tuple(rows))
+
+
+def has_tradeoff(target: TargetFit) -> bool:
+    """Whether a target's steps fix its critical batch size at all; else no number of the fit says anything."""
+    return target.tradeoff is not None and target.tradeoff.b_crit.status != "not_identified"
 
 
 def _head(target: TargetFit) -> str:
@@ -144,12 +154,31 @@ def exponent_text(exponent: Interval) -> str:
 
 
 def tradeoff_remarks(targets: Sequence[TargetFit]) -> tuple[str, ...]:
-    """Whether the hyperbola holds at each target: its exponent against 1, and the turn at small batch sizes."""
+    """What is missing for a trade-off, or how well the hyperbola holds: its exponent, the turn at small batch sizes."""
     return tuple(
         sentence(remark if target.loss is None else f"{target_label(target)}: {remark}")
         for target in targets
-        if target.tradeoff is not None
-        for remark in _remarks(target.tradeoff)
+        if family_of(target).counts_steps()
+        for remark in [
+            *([] if has_tradeoff(target) else [_unidentified(target)]),
+            *(_remarks(target.tradeoff) if target.tradeoff else []),
+        ]
+    )
+
+
+def _unidentified(target: TargetFit) -> str:
+    """Why a target has no trade-off, and what it takes."""
+    sizes = sorted(one.batch_size for one in target.optimal_lr if one.steps is not None)
+    if len(sizes) < FOR_TRADEOFF:
+        known = counted(len(sizes), "batch size") if sizes else "no batch size"
+        return (
+            f"not identified: the steps at the optimal learning rate are known at {known}, and it takes {FOR_TRADEOFF}"
+            " or more."
+        )
+    return (
+        f"not identified: the steps at {counted(len(sizes), 'batch size')}, from {batch_text(sizes[0])} to"
+        f" {batch_text(sizes[-1])}, leave B_crit open at both ends. It takes more batch sizes, from"
+        f" {STRADDLE:g} times below B_crit to {STRADDLE:g} times above it, or more seeds."
     )
 
 

@@ -20,11 +20,12 @@ _NEXT_SENTENCE = re.compile(r"(?<=[.!?]) (?=[A-Z])")
 def headline_of(info: ReportInfo) -> str:
     """The recommendation as one line of Markdown; where there is none, the learning rates that were found.
 
-    Of several groups, that of the first one with a recommendation, else of the first one with optimal learning rates.
+    Of several groups, that of the first one with a recommendation, one with a verdict before one without, else of the
+    first one with optimal learning rates.
     """
     if not info.groups:
         return plain(f"No result. {info.empty}")
-    advised = [group for group in info.groups if group.advised]
+    advised = sorted((group for group in info.groups if group.advised), key=lambda group: not group.decided)
     known = [group for group in info.groups if _best_known(group) is not None]
     first = [*advised, *known, *info.groups][0]
     others = len(info.groups) - 1

@@ -26,7 +26,7 @@ from surge_sweeps.report.figures import (
     draw_scale,
     draw_tradeoff,
 )
-from surge_sweeps.report.infos import Info, Missing, OptimaInfo
+from surge_sweeps.report.infos import Info, LawsInfo, Missing, OptimaInfo, TradeoffInfo
 from surge_sweeps.report.page_infos import FamilyInfo, GroupInfo, ReportInfo
 from surge_sweeps.report.page_tables import laws_note
 from surge_sweeps.report.palette import DARK_THEME
@@ -154,8 +154,7 @@ def _group_view(anchor: str, group: GroupInfo, figures: dict[str, Any]) -> Group
         tradeoff=block(
             "tradeoff",
             "Steps against examples",
-            "Each point is one batch size at its best learning rate. Small batches (top left) need few examples and"
-            " many steps, large ones the reverse; the fitted curve is S = S_min + E_min/B.",
+            _tradeoff_caption(group.tradeoff),
             group.tradeoff,
             draw_tradeoff,
             "tall",
@@ -185,7 +184,7 @@ def _family_view(name: str, family: FamilyInfo, figures: dict[str, Any]) -> Fami
         laws=_block(
             f"{name}-laws",
             "Candidate laws",
-            "The percentage is a law's Akaike weight: how probable it is among the candidates, given these points.",
+            _laws_caption(family.laws),
             family.laws,
             draw_laws,
             figures,
@@ -206,9 +205,23 @@ def _optima_caption(info: Info | None) -> str:
     if not isinstance(info, OptimaInfo):
         return ""
     colours = "One colour per loss, the darkest or brightest the lowest. " if len(info.series) > 1 else ""
-    points = [point for one in info.series for point in one.points]
+    points = [point for one in info.series for point in one.points if point.kind == "value"]
     bars = "Bars are 95% intervals." if any(point.low or point.high for point in points) else ""
     return f"{colours}{bars}".strip()
+
+
+def _laws_caption(choices: Iterable[tuple[str, Info]]) -> str:
+    if not any(isinstance(info, LawsInfo) and info.curves for _, info in choices):
+        return "No law is fitted to these points: too few batch sizes have an optimum with an interval or a bound."
+    return "The percentage is a law's Akaike weight: how probable it is among the candidates, given these points."
+
+
+def _tradeoff_caption(info: Info | None) -> str:
+    fitted = isinstance(info, TradeoffInfo) and any(one.curve for one in info.series)
+    return (
+        "Each point is one batch size at its best learning rate. Small batches (top left) need few examples and many"
+        f" steps, large ones the reverse{'; the fitted curve is S = S_min + E_min/B' if fitted else ''}."
+    )
 
 
 def _alone(info: Info | None) -> list[tuple[str, Info]]:

@@ -32,7 +32,7 @@ def markdown_page(info: ReportInfo) -> str:
     for group in info.groups:
         lines += _first_screen(group)
     for group in info.groups:
-        lines += _details(group)
+        lines += _details(group) if group.families else []
     lines += ["## What was assumed", "", *_bullets(info.assumptions)]
     for group in info.groups:
         if group.assumptions:
@@ -92,7 +92,8 @@ def _doubts(info: ReportInfo) -> list[str]:
 
 def _first_screen(group: GroupInfo) -> list[str]:
     lines = [f"## {plain(group.label)}: {group.title}", "", plain(group.sentence), ""]
-    lines += _bullets(f"{family.title}: {family.verdicts}." for family in group.families)
+    if group.families:
+        lines += _bullets(f"{family.title}: {family.verdicts}." for family in group.families)
     lines += [f"**Recommendation.** {plain(group.recommendation)}", ""]
     lines += _bullets(_card(card) for card in group.cards)
     if group.next_runs:
@@ -124,8 +125,9 @@ def _details(group: GroupInfo) -> list[str]:
         lines += ["### Claims of the theory, put to these runs", ""]
         for claim in group.claims:
             lines += [plain(f"{claim.name}. {claim.found}"), "", *_bullets(claim.statements)]
-    if group.tradeoff_table is not None:
-        lines += ["### What larger batches cost", "", *markdown_table(group.tradeoff_table)]
+    if group.tradeoff_table is not None or group.tradeoff_remarks:
+        lines += ["### What larger batches cost", ""]
+        lines += markdown_table(group.tradeoff_table) if group.tradeoff_table is not None else []
         lines += _bullets(group.tradeoff_remarks) if group.tradeoff_remarks else []
     if group.schedule_table is not None:
         lines += ["### Schedule", "", *markdown_table(group.schedule_table)]

@@ -14,6 +14,7 @@ from surge_sweeps.report.build_infos import (
     group_batch_sizes,
     laws_info,
     optima_info,
+    optimum_points,
     scale_info,
     schedule_info,
     tradeoff_info,
@@ -108,7 +109,7 @@ def group_problems(problems: Sequence[ProblemRecord]) -> tuple[ProblemGroup, ...
 def _group_info(group: GroupFit, cells: pd.DataFrame, fit: SurgeFit) -> GroupInfo:
     unit = fit.batch_unit
     families = families_of(group)
-    title, words, decided = tradeoff_headline(group, unit) if without_rates(group) else headline(group)
+    title, words, decided = answer(group, unit)
     text = advice(group, decided, fit.problems, unit)
     instead = advice_without_schedule(group, unit) is not None
     targets = group.targets
@@ -119,7 +120,7 @@ def _group_info(group: GroupFit, cells: pd.DataFrame, fit: SurgeFit) -> GroupInf
         decided=decided,
         recommendation=text,
         advised=group.schedule is not None or (instead and decided),
-        next_runs=tuple(next_runs(group)),
+        next_runs=tuple(next_runs(group, fit.problems)),
         cards=key_numbers(group),
         families=tuple(_family_info(family, rows, cells, unit) for family, rows in families.items()),
         scales=scales_of(group, unit),
@@ -129,10 +130,19 @@ def _group_info(group: GroupFit, cells: pd.DataFrame, fit: SurgeFit) -> GroupInf
         tradeoff=_tradeoff(targets, unit),
         tradeoff_table=tradeoff_table(targets, unit),
         tradeoff_remarks=tradeoff_remarks(targets),
-        schedule=None if instead and group.schedule is None else schedule_info(group.schedule, text),
+        schedule=schedule_info(group.schedule, text) if targets and (group.schedule or not instead) else None,
         schedule_table=schedule_table(group.schedule, targets) if group.schedule else None,
         assumptions=tuple(group.schedule.assumptions) if group.schedule else (),
     )
+
+
+def answer(group: GroupFit, unit: str) -> tuple[str, str, bool]:
+    """The verdict over all targets of a group, or its critical batch size where it holds no learning rates.
+
+    Returns:
+        Its name, one sentence, and whether the data decided at all.
+    """
+    return tradeoff_headline(group, unit) if without_rates(group) else headline(group)
 
 
 def scales_of(group: GroupFit, unit: str) -> tuple[ScalePart, ...]:
@@ -149,7 +159,7 @@ def scales_of(group: GroupFit, unit: str) -> tuple[ScalePart, ...]:
 def _tradeoff(targets: list[TargetFit], unit: str) -> TradeoffInfo | Missing | None:
     """Steps against examples; None where no target counts steps, so that there is nothing to miss."""
     counted = [target for target in targets if family_of(target).counts_steps()]
-    return tradeoff_info(_shaded(counted), unit) if counted or not targets else None
+    return tradeoff_info(_shaded(counted), unit) if counted else None
 
 
 def _shaded(targets: list[TargetFit]) -> list[tuple[float, TargetFit]]:
@@ -163,7 +173,8 @@ def _family_info(
 ) -> FamilyInfo:
     targets = [target for _, target in rows]
     rated, tuned = any(map(has_rates, targets)), all(map(is_tuned, targets))
-    intervals = any(one.low or one.high for target in targets for one in target.optimal_lr)
+    points = [point for target in targets for point in optimum_points(target)]
+    intervals = any(point.kind == "value" and (point.low or point.high) for point in points)
     brackets = ", 95% intervals in brackets" if intervals else ""
     table, heading = optima_table(targets), f"Optimal learning rates{brackets}"
     if family.protocol == "steps" and tuned:

@@ -65,7 +65,8 @@ class GroupInfo(Info):
     """Everything about one set of hyper-parameters, first screen first.
 
     What the observables cannot tell of is empty or None and gets no place on the page; `Missing` stands for what they
-    could have told. `advised`: whether `recommendation` says what to do.
+    could have told. Without `families` no loss could be evaluated, and the first screen is all there is. `advised`:
+    whether `recommendation` says what to do, on a verdict (`decided`) or not.
     """
 
     label: str

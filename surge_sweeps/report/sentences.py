@@ -35,7 +35,6 @@ NO_RATES = "No learning rates recorded"
 #: A sentence with more phases than this is left to the table.
 MOST_PHASES = 4
 
-
 _LAW = rf"({'|'.join(LAWS)})"
 #: Where a remark of the fit names a law; elsewhere "power" or "constant" are plain words.
 _NAMED_LAW = re.compile(rf"(?<=[Tt]he law ){_LAW}\b|(?<=\(){_LAW}(?=\))|\b{_LAW}(?= is the best)")
@@ -122,8 +121,14 @@ def sentence(text: str) -> str:
     return closed[0].upper() + closed[1:]
 
 
-def recommendation(schedule: ScheduleRecord, targets: Sequence[TargetFit] = ()) -> str:
-    """The schedule in a sentence or two; `targets`: those it rests on, for the optima behind its learning rates.
+def recommendation(
+    schedule: ScheduleRecord, targets: Sequence[TargetFit] = (), *, decided: bool = True
+) -> str:
+    """The schedule in a sentence or two.
+
+    Args:
+        schedule: of a group. targets: those it rests on, for the optima behind its learning rates.
+        decided: whether the group has a verdict; without one the schedule is no more than the best that was run.
 
     >>> from surge_sweeps.fitting.result import PhaseRecord
     >>> phase = {"loss": None, "lr_low": None, "lr_high": None, "status": "measured"}
@@ -138,14 +143,14 @@ def recommendation(schedule: ScheduleRecord, targets: Sequence[TargetFit] = ()) 
     if not phases:
         return "The schedule holds no phase."
     if len(phases) == 1:
-        advice = f"Train with {pairs[0]} throughout."
+        plan = f"{pairs[0]} throughout"
     elif len(phases) <= MOST_PHASES:
-        stretches = (f"{pair}{end}" for pair, end in zip(pairs, [*ends, ""], strict=True))
-        advice = f"Train with {', then with '.join(stretches)}."
+        plan = ", then with ".join(f"{pair}{end}" for pair, end in zip(pairs, [*ends, ""], strict=True))
     else:
         start = f"{count_text(phases[-1].from_examples)} {schedule.batch_unit}"
-        advice = f"Train with {pairs[0]}{ends[0]}, then go in {len(phases) - 1} steps to {pairs[-1]} from {start} on."
-    return " ".join([advice, *_cautions(schedule, targets)])
+        plan = f"{pairs[0]}{ends[0]}, then go in {len(phases) - 1} steps to {pairs[-1]} from {start} on"
+    start = "T" if decided else "No law is established, so this is only the best of what was run: t"
+    return " ".join([f"{start}rain with {plan}.", *_cautions(schedule, targets, decided=decided)])
 
 
 def changes(phases: Sequence[PhaseRecord]) -> list[PhaseRecord]:
@@ -157,7 +162,7 @@ def changes(phases: Sequence[PhaseRecord]) -> list[PhaseRecord]:
     ]
 
 
-def _cautions(schedule: ScheduleRecord, targets: Sequence[TargetFit]) -> list[str]:
+def _cautions(schedule: ScheduleRecord, targets: Sequence[TargetFit], *, decided: bool) -> list[str]:
     found = []
     beyond = [phase.from_examples for phase in schedule.phases if phase.status == "extrapolated"]
     if beyond and beyond[0] > 0:
@@ -169,34 +174,38 @@ def _cautions(schedule: ScheduleRecord, targets: Sequence[TargetFit]) -> list[st
     behind = [(phase, lowered_optimum(phase, targets)) for phase in changes(schedule.phases)]
     lowered = [(phase, optimum) for phase, optimum in behind if optimum is not None]
     if lowered:
-        found.append(_lowered(lowered))
-    elif schedule.law == MEASURED:
+        found.append(_lowered(lowered, decided=decided))
+    elif decided and schedule.law == MEASURED:
         found.append("No law is established, so these learning rates rest on the measured optima alone.")
+    if any(optimum.high is None for _, optimum in lowered):
+        which = "That interval" if len(lowered) == 1 else "An interval that ends in “or more”"
+        found.append(f"{which} is open above: these runs do not say how much larger the optimum may be.")
     return found
 
 
-def _lowered(lowered: Sequence[tuple[PhaseRecord, OptimalLR]]) -> str:
-    """Why a schedule's learning rates are not those of the table beside it."""
+def _lowered(lowered: Sequence[tuple[PhaseRecord, OptimalLR]], *, decided: bool) -> str:
+    """Why a schedule's learning rates are not those of the table beside it.
+
+    Without a verdict it has been said already that no law is established.
+    """
     why = "since too large a learning rate costs more than too small a one"
     if len(lowered) == 1:
         ((phase, optimum),) = lowered
         return (
-            f"No law is established, so LR {lr_text(phase.lr)} is on the low side of the measured optimum"
-            f" {optimum_text(optimum)}, {why}."
+            f"{'No law is established, so ' if decided else ''}LR {lr_text(phase.lr)} is on the low side of the"
+            f" measured optimum {optimum_text(optimum)}, {why}."
         )
+    where = "Where no law is established, the" if decided else "The"
     if len(lowered) > MOST_PHASES:
-        return f"Where no law is established, the learning rate is on the low side of the measured optimum, {why}."
+        return f"{where} learning rate is on the low side of the measured optimum, {why}."
     pairs = [f"{optimum_text(optimum)} for LR {lr_text(phase.lr)}" for phase, optimum in lowered]
-    return (
-        "Where no law is established, the learning rates are on the low side of the measured optima,"
-        f" {why}: {list_text(pairs)}."
-    )
+    return f"{where} learning rates are on the low side of the measured optima, {why}: {list_text(pairs)}."
 
 
 def advice(group: GroupFit, decided: bool, problems: Sequence[ProblemRecord], unit: str) -> str:
     """The recommendation of a group: its schedule, what stands in the place of one, or why there is none."""
     if group.schedule is not None:
-        return recommendation(group.schedule, group.targets)
+        return recommendation(group.schedule, group.targets, decided=decided)
     return advice_without_schedule(group, unit) or why_no_schedule(group, decided, problems)
 
 
@@ -210,14 +219,12 @@ def why_no_schedule(group: GroupFit, decided: bool, problems: Sequence[ProblemRe
 
     >>> from surge_sweeps.fitting.result import DriftFit, Slope
     >>> group = GroupFit(group={"n": 1}, targets=[], drift=DriftFit(b_peak=Slope(), b_crit=Slope()))
-    >>> why_no_schedule(group, False, [ProblemRecord(run=None, what="n 1: no schedule: no trade-off. Run more.")])
-    'No schedule: no trade-off. Run more.'
     >>> why_no_schedule(group, False, [])
-    'No schedule: no loss could be evaluated.'
+    'No schedule and no learning rate to advise: no loss could be evaluated with these runs.'
     """
+    if not group.targets:
+        return "No schedule and no learning rate to advise: no loss could be evaluated with these runs."
     for problem in problems:
         if speaks_of_schedule(group, problem):
             return f"No schedule{problem.what.removeprefix(f'{group.label()}: no schedule')}"
-    if not group.targets:
-        return "No schedule: no loss could be evaluated."
     return f"No schedule: {'the fit did not settle on one' if decided else 'the law that it would follow is open'}."

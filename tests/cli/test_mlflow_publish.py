@@ -76,7 +76,7 @@ def test_a_local_store_is_published_in_and_updated(call: Call, empty_store: Path
     assert "on this machine" not in done.output
     assert f"#/experiments/{number}/runs?viewStateShareKey=surge-trials" in done.output
     assert "surge-sweep ui" in done.output
-    assert tags["mlflow.note.content"].startswith("Train with")
+    assert tags["mlflow.note.content"].startswith("No law is established, so this is only the best of")
     # The artifacts of a local store lie beside it.
     assert len(list(tmp_path.glob("mlruns/*/*/artifacts/surge/report.html"))) == 1
     again = call("digits", "--publish")

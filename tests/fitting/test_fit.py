@@ -199,7 +199,9 @@ def test_one_batch_size_is_inconclusive_and_asks_for_more() -> None:
     curves = join_curves(training(SURGE, seeds=3), branches(SURGE, seeds=3))
     found = fit(curves.select(curves.runs["batch_size"] == 32), target_losses=[0.5], n_draws=100)
     assert_valid(found)
-    assert "only one batch size, 32, was run: add at least three more" in texts(found)
+    assert "only batch size 32 was run, and B_crit takes 3, fitting laws 4, telling laws apart 5" in texts(
+        found
+    )
     assert {target.verdict for target in found.groups[0].targets} == {"inconclusive"}
 
 

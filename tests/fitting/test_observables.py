@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from surge_sweeps.curves import LossCurves, build_curves
 from surge_sweeps.errors import SurgeError, UnknownNameError
+from surge_sweeps.fitting.observables.loss_choice import choose_losses
 from surge_sweeps.fitting.observables.plan import measured_cells, plan_fit
 from surge_sweeps.fitting.observables.responses import (
     common_last_step,
@@ -17,7 +18,6 @@ from surge_sweeps.fitting.observables.responses import (
     running_minimum,
     steps_to_losses,
 )
-from surge_sweeps.fitting.observables.targets import choose_losses
 from surge_sweeps.simulate import Grid, Truth, join_curves, simulate_branches, simulate_training
 
 BATCH_SIZES = (4, 8, 16, 32)
@@ -172,6 +172,59 @@ def test_no_loss_is_chosen_when_nothing_is_learnt() -> None:
     plan = plan_fit(flat)
     assert not plan.groups[0].parts
     assert "train longer" in " ".join(plan.problems)
+
+
+def learnt(
+    points: list[tuple[int, float]], *, batch_sizes: int = 3, lrs: int = 3, worse: float = 1.02
+) -> LossCurves:
+    """The same curve at every batch size, the loss of each learning rate so much worse than of the one before."""
+    rows, table = [], []
+    for batch_size in [8 * 4**place for place in range(batch_sizes)]:
+        for place in range(lrs):
+            name = f"{batch_size}-{place}"
+            rows.append((name, 0.01 * 2**place, batch_size, 0, "finished"))
+            table += [(name, step, loss * (worse**place if step else 1.0)) for step, loss in points]
+    runs = pd.DataFrame(rows, columns=["run", "lr", "batch_size", "seed", "status"])
+    return build_curves(runs, pd.DataFrame(table, columns=["run", "step", "loss"]), loss_name="eval/loss")
+
+
+def test_a_loss_that_takes_three_digits_to_say_is_chosen() -> None:
+    curves = learnt([(0, 5.5), (4, 5.0), (8, 3.9), (12, 3.498), (60, 3.425)], worse=1.0)
+    assert choose_losses(curves, running_minimum(curves)) == (3.43,)
+    assert plan_fit(curves).problems == ()
+
+
+HALVING = [(0, 9.0), (2, 5.0), (4, 4.0), (8, 3.0), (16, 2.0), (32, 1.0), (64, 0.7)]
+
+
+@pytest.mark.parametrize(
+    ("curves", "fails", "run"),
+    [
+        (learnt(HALVING, batch_sizes=2), "learning rates each, and 2 have as many", "--target-losses"),
+        (learnt(HALVING, lrs=2), "learning rates each, and none has as many", "add what is missing"),
+        (learnt(HALVING[:3]), "no run is longer than 4 steps", "train longer"),
+        (learnt(HALVING[::6]), "no run logged its loss 3 times after step 0", "log more often"),
+        (
+            learnt([(step, 5.5 - 0.01 * step) for step in range(11)]),
+            "is not 5% below the first one logged",
+            "train longer",
+        ),
+        (
+            learnt(HALVING, worse=2.2),
+            "reached at batch size 8 within 8 steps",
+            "train longer",
+        ),
+        (learnt(HALVING[::2], worse=3.0), "by the third logged point, at step 64", "log more often"),
+    ],
+)
+def test_where_no_loss_can_be_chosen_the_condition_that_fails_is_said(
+    curves: LossCurves, fails: str, run: str
+) -> None:
+    assert choose_losses(curves, running_minimum(curves)) == ()
+    (problem,) = plan_fit(curves).problems
+    found, _, mend = problem.rpartition(": ")
+    assert fails in found
+    assert run in mend
 
 
 def test_losses_that_are_not_positive_ask_for_target_losses() -> None:

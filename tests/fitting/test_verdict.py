@@ -238,7 +238,9 @@ def test_with_too_little_data_the_verdict_says_what_is_missing(simulated: Any) -
     optima = simulated.simulate("sqrt", 0.05, np.random.default_rng(0), batch_sizes=sizes)
     four = judge(optima)
     assert four.name == "inconclusive"
-    assert "six or more" in four.reasons[0]
+    assert "5 or more are needed" in four.reasons[0]
+    five = simulated.simulate("sqrt", 0.02, np.random.default_rng(0), batch_sizes=4.0 * 2 ** np.arange(5))
+    assert judge(five).name == "sqrt"
 
     log_lr = np.where(np.arange(4) < 2, optima.log_lr, np.nan)
     holes = replace(optima, log_lr=log_lr, status=("ok", "ok", "too_few", "diverged"))

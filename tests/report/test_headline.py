@@ -63,6 +63,9 @@ def test_of_several_groups_the_one_with_a_recommendation_speaks(demo: Case) -> N
     found = headline_of(report_info(_with(demo, [other, first]), demo.cells))
     assert found.startswith(f"{first.label()}: Train with")
     assert found.endswith("(1 more group in the report.)")
+    undecided = [one.model_copy(update={"verdict": "inconclusive"}) for one in first.targets]
+    best_of_runs = first.model_copy(update={"group": {"optimizer": "y"}, "targets": undecided})
+    assert headline_of(report_info(_with(demo, [best_of_runs, first]), demo.cells)).startswith(first.label())
     open_ones = [other, first.model_copy(update={"schedule": None})]
     found = headline_of(report_info(_with(demo, open_ones), demo.cells))
     assert "Optimal LR " in found

@@ -28,6 +28,7 @@ from surge_sweeps.report.build_infos import (
     tradeoff_info,
 )
 from surge_sweeps.report.cards import Card, key_numbers
+from surge_sweeps.report.checks import tradeoff_remarks, tradeoff_table
 from surge_sweeps.report.drift_words import slope_text
 from surge_sweeps.report.families import family_of
 from surge_sweeps.report.infos import (
@@ -43,7 +44,8 @@ from surge_sweeps.report.page import report_info
 from surge_sweeps.report.page_tables import laws_table
 from surge_sweeps.report.sentences import headline, recommendation, why_no_schedule
 from surge_sweeps.report.surfaces import surface_info, tried_edge
-from surge_sweeps.report.words import leading_law
+from surge_sweeps.report.words import leading_law, optimum_text
+from surge_sweeps.schedule import cautious_lr
 from surge_sweeps.theory import LAWS
 
 from .conftest import Case, bare_target, interval
@@ -169,6 +171,23 @@ def test_the_tradeoff_curve_is_the_fitted_hyperbola(demo: Case) -> None:
     assert [batch_size for _, _, batch_size in series.points] == [4, 8, 16, 32, 64, 128, 256, 512]
 
 
+def test_a_tradeoff_that_is_not_identified_shows_its_points_and_what_it_takes(demo: Case) -> None:
+    target = demo.fit.groups[0].targets[0]
+    assert target.tradeoff is not None
+    open_ends = interval(None, None, None, "not_identified", "x")
+    vague = target.model_copy(
+        update={"tradeoff": target.tradeoff.model_copy(update={"b_crit": open_ends, "paper_b_crit": 34.0})}
+    )
+    none = target.model_copy(update={"tradeoff": None, "optimal_lr": target.optimal_lr[:2]})
+    info = tradeoff_info([(0.5, vague)], "examples")
+    assert isinstance(info, TradeoffInfo)
+    assert (len(info.series[0].points), info.series[0].curve, info.series[0].corner) == (8, (), None)
+    assert tradeoff_table([vague, none], "examples") is None
+    unidentified, few = tradeoff_remarks([vague, none])
+    assert "the steps at 8 batch sizes, from 4 to 512, leave B_crit open at both ends" in unidentified
+    assert "are known at 2 batch sizes, and it takes 3 or more" in few
+
+
 def test_a_b_crit_that_is_only_a_bound_gets_no_corner(demo: Case) -> None:
     tradeoff = tradeoff_info([(1.0, demo.fit.groups[0].targets[3])], "examples")
     assert isinstance(tradeoff, TradeoffInfo)
@@ -290,7 +309,7 @@ def test_optima_without_intervals_promise_none_and_ask_for_runs_that_give_them(d
     assert info.sentence.endswith(
         "too few batch sizes have an optimum with an interval for laws to be fitted."
     )
-    assert info.next_runs[0].startswith("Five or more learning rates, or more seeds, at ")
+    assert info.next_runs[0].startswith("More learning rates near the best, or more seeds, at ")
     whole = report_info(*demo).groups[0]
     assert whole.families[0].table_heading == "Optimal learning rates, 95% intervals in brackets"
     assert not any("no interval" in text for text in whole.next_runs)
@@ -304,6 +323,34 @@ def test_recommendation_of_a_carried_on_phase_names_it_once() -> None:
         "Train with batch size 32 and LR 0.004 throughout. Measured up to 90k examples; what follows is extrapolated."
         " No law is established, so these learning rates rest on the measured optima alone."
     )
+
+
+def test_without_a_verdict_the_schedule_is_no_more_than_the_best_that_was_run(demo: Case) -> None:
+    group = demo.fit.groups[0]
+    best = group.targets[0].optimal_lr[2]
+    assert best.lr is not None
+    open_above = best.model_copy(update={"low": best.lr / 2, "high": None})
+    targets = [
+        group.targets[0].model_copy(
+            update={"verdict": "inconclusive", "laws": [], "optimal_lr": [open_above]}
+        )
+    ]
+    low = cautious_lr(best.lr, best.lr / 2)
+    phase = schedule((0, 16, float(f"{low:.4g}"), "measured"), law="measured").phases[0]
+    phase = phase.model_copy(update={"lr_low": float(f"{best.lr / 2:.4g}")})
+    record = ScheduleRecord(batch_unit="examples", law="measured", phases=[phase], assumptions=[])
+    found = group.model_copy(update={"targets": targets, "schedule": record})
+    info = report_info(demo.fit.model_copy(update={"groups": [found]}), demo.cells).groups[0]
+    text = info.recommendation
+    assert text.startswith(
+        "No law is established, so this is only the best of what was run: train with batch size 16"
+    )
+    assert f"on the low side of the measured optimum {optimum_text(open_above)}" in text
+    assert text.endswith(
+        "That interval is open above: these runs do not say how much larger the optimum may be."
+    )
+    assert text.count("No law is established") == 1
+    assert not info.decided
 
 
 def test_a_long_schedule_is_summed_up() -> None:
@@ -349,7 +396,7 @@ def test_next_runs_name_the_edges_and_the_missing_batch_sizes(demo: Case, bare: 
     assert "More seeds" in runs
     few = " ".join(next_runs(bare.fit.groups[0]))
     assert "every run there diverged" in few
-    assert "only 2 batch sizes" in few
+    assert "2 batch sizes were run, and B_crit takes 3, fitting laws 4, telling laws apart 5" in few
 
 
 def test_inconclusive_without_a_flag_still_names_runs(demo: Case) -> None:

@@ -297,6 +297,15 @@ def test_laws_are_weighed_three_ways_side_by_side(demo: Case, written: Written) 
     assert "Bootstrap selection" not in without
 
 
+def test_akaike_weights_are_spoken_of_only_where_laws_are_drawn(demo: Case, written: Written) -> None:
+    group = demo.fit.groups[0]
+    assert "a law's Akaike weight" in written(group)[0]
+    lawless = [one.model_copy(update={"laws": [], "verdict": "inconclusive"}) for one in group.targets]
+    page = written(group.model_copy(update={"targets": lawless}))[0]
+    assert "Akaike" not in page
+    assert "No law is fitted to these points" in page
+
+
 def test_the_trade_off_shows_its_checks(demo: Case, written: Written) -> None:
     group = demo.fit.groups[0]
     tradeoff = group.targets[2].tradeoff

@@ -264,8 +264,9 @@ def _too_few(optima: Optima, observed: Observations) -> str:
     if vague:
         sizes = f"batch size{'s' if len(vague) > 1 else ''} {', '.join(vague)}"
         return (
-            f"The optimum at {sizes} was found without an interval, so no law can be weighed by it: run five or "
-            f"more learning rates there, or more seeds. {needed} learning-rate grid, each with an interval or a "
+            f"The optimum at {sizes} was found without an interval, so no law can be weighed by it: run more "
+            f"learning rates there, or more seeds. {needed} learning-rate grid, each with an interval or a "
             f"bound; here {n} {'has' if n == 1 else 'have'} one."
         )
-    return f"{needed} learning-rate grid; here {n} are known or bounded and {values} lie inside."
+    are, lie = "is" if n == 1 else "are", "lies" if values == 1 else "lie"
+    return f"{needed} learning-rate grid; here {n} {are} known or bounded and {values} {lie} inside."

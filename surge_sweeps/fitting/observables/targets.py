@@ -1,8 +1,4 @@
-"""Which observables the loss curves of a group can answer: losses to reach, and gains from common checkpoints.
-
-A loss to reach is useful when every batch size gets there at several learning rates, and not within the first few
-steps, where a step count is too coarse to tell learning rates apart.
-"""
+"""Which observables the loss curves of a group can answer: losses to reach, and gains from common checkpoints."""
 
 from __future__ import annotations
 
@@ -15,9 +11,9 @@ import pandas as pd
 
 from surge_sweeps.counting import counted
 from surge_sweeps.curves import LossCurves
+from surge_sweeps.fitting.observables.loss_choice import MIN_LOGGED_POINTS, choose_losses, why_no_loss
 from surge_sweeps.fitting.observables.responses import (
     BoolArray,
-    FloatArray,
     Responses,
     RunningMinimum,
     common_last_step,
@@ -27,18 +23,8 @@ from surge_sweeps.fitting.observables.responses import (
 )
 from surge_sweeps.fitting.result import Protocol, Start
 
-MAX_LOSS_TARGETS = 4
-#: Loss targets closer than this ratio say nearly the same.
-MIN_LOSS_RATIO = 1.25
-#: A loss is a target only if no batch size gets there in fewer steps than this,
-MIN_STEPS = 8
-#: nor before this many logged points after step 0: between the first ones the steps are not resolved.
-MIN_LOGGED_POINTS = 3
 #: No target where more than this share of the runs that reach it do so before their first logged point.
 MAX_UNSEEN_SHARE = 0.1
-#: A target needs this many learning rates that reach it, at this many batch sizes.
-MIN_LEARNING_RATES = 3
-MIN_BATCH_SIZES = 3
 
 
 @dataclass(frozen=True)
@@ -116,7 +102,7 @@ def usable_losses(
     """The losses to reach, chosen where None are given, highest first; and why some or all cannot be targets."""
     if losses is None:
         chosen = list(choose_losses(curves, lowest))
-        return chosen, [] if chosen else [_why_no_loss(lowest)]
+        return chosen, [] if chosen else why_no_loss(curves, lowest)
     usable: list[float] = []
     problems: list[str] = []
     for loss in sorted(set(losses), reverse=True):
@@ -171,20 +157,6 @@ def _runs_below(lowest: RunningMinimum, loss: float, number: int) -> int:
     return int((below & ~at_zero).sum())
 
 
-def _why_no_loss(lowest: RunningMinimum) -> str:
-    last = lowest.last_losses()
-    if (last <= 0).any():
-        return (
-            f"losses fall to {np.nanmin(last):.3g}, and losses to reach are only chosen among positive ones: give"
-            " some with --target-losses"
-        )
-    return (
-        f"no loss is reached by {MIN_BATCH_SIZES} batch sizes at {MIN_LEARNING_RATES} learning rates each"
-        f" after at least {MIN_STEPS} steps and {MIN_LOGGED_POINTS} logged points: train longer, log more often, or"
-        " add batch sizes and learning rates that learn"
-    )
-
-
 def gain_targets(curves: LossCurves, horizon_steps: int | None = None) -> tuple[list[TargetRuns], list[str]]:
     """One target per common checkpoint, highest loss first, and what was found wrong.
 
@@ -230,67 +202,3 @@ def _start_known(runs: LossCurves) -> BoolArray:
 def _without(runs: LossCurves, responses: Responses, drop: BoolArray) -> tuple[LossCurves, Responses]:
     kept = runs.restrict(pd.Series(~drop, index=runs.runs.index))
     return kept, Responses(responses.values[~drop], responses.censored[~drop])
-
-
-def choose_losses(curves: LossCurves, lowest: RunningMinimum) -> tuple[float, ...]:
-    """Up to `MAX_LOSS_TARGETS` losses, spaced geometrically, highest first, two significant digits.
-
-    From below the loss that some batch size has after `MIN_STEPS` steps and `MIN_LOGGED_POINTS` points at its best
-    learning rate, down to the lowest loss that every batch size reaches in half of the runs of `MIN_LEARNING_RATES`
-    learning rates. Batch sizes
-    that learn too little for that are left out, the worst first, as long as `MIN_BATCH_SIZES` remain.
-
-    Returns:
-        Empty when fewer than `MIN_BATCH_SIZES` batch sizes reach any such loss.
-    """
-    runs = curves.runs
-    first = lowest.first_losses()
-    if not np.isfinite(first).any():
-        return ()
-    floors = _per_batch_size(runs, lowest.last_losses(), MIN_LEARNING_RATES)
-    resolved = np.maximum(MIN_STEPS, lowest.steps_of_logged(MIN_LOGGED_POINTS))
-    early = _per_batch_size(runs, lowest.losses_at(resolved), 1)
-    top = 0.95 * float(np.median(first[np.isfinite(first)]))
-    floors = floors[np.isfinite(floors)].sort_values()
-    while len(floors) >= MIN_BATCH_SIZES:
-        ceiling = min(top, float(early[floors.index].min(skipna=True)))
-        low, high = _two_digits(float(floors.iloc[-1]), up=True), _two_digits(ceiling, up=False)
-        if 0 < low <= high:
-            return _between(low, high)
-        floors = floors.iloc[:-1]
-    return ()
-
-
-def _per_batch_size(runs: pd.DataFrame, losses: FloatArray, rank: int) -> pd.Series[float]:
-    """Per batch size the `rank`-th lowest, over learning rates, of the loss that half of the runs reach."""
-    table = pd.DataFrame(
-        {
-            "batch_size": runs["batch_size"],
-            "lr": runs["lr"],
-            "loss": np.where(np.isfinite(losses), losses, np.inf),
-        }
-    )
-    cells = table.groupby(["batch_size", "lr"])["loss"].quantile(0.5, interpolation="higher")
-    by_batch = cells.groupby(level="batch_size")
-    return by_batch.apply(
-        lambda cell: float(np.sort(cell.to_numpy())[rank - 1]) if len(cell) >= rank else np.inf
-    )
-
-
-def _between(low: float, high: float) -> tuple[float, ...]:
-    count = min(MAX_LOSS_TARGETS, 1 + int((math.log(high) - math.log(low)) / math.log(MIN_LOSS_RATIO)))
-    if count == 1:
-        return (low,)
-    losses = np.geomspace(high, low, count)
-    return tuple(dict.fromkeys(float(f"{loss:.2g}") for loss in losses))
-
-
-def _two_digits(loss: float, *, up: bool) -> float:
-    """Round a positive loss up or down to two significant digits; anything else stays."""
-    if not (0 < loss < math.inf):
-        return loss
-    # In text: a power of ten that scales the tiniest losses is no float.
-    mantissa, exponent = f"{loss:.16e}".split("e")
-    scaled = 10 * float(mantissa)
-    whole = math.ceil(scaled - 1e-9) if up else math.floor(scaled + 1e-9)
-    return float(f"{whole}e{int(exponent) - 1}")

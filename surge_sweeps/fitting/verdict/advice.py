@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from surge_sweeps.fitting.batch_counts import COMFORTABLE, too_few_batch_sizes
 from surge_sweeps.fitting.laws.fit_laws import LawFits
 from surge_sweeps.fitting.laws.likelihood import SD_FLOOR
 from surge_sweeps.fitting.optimum.optima import Optima
@@ -61,6 +62,13 @@ def more_learning_rates(law_fits: LawFits) -> list[str]:
     return sentences
 
 
+def runs_for_laws(optima: Optima, law_fits: LawFits) -> list[str]:
+    """The runs that would give laws to fit, where there are too few optima for any."""
+    few = too_few_batch_sizes([round(size) for size in optima.batch_sizes], counts_steps=False)
+    more = [f"{few[0].upper()}{few[1:]}, each with five or more learning rates."] if few else []
+    return more_learning_rates(law_fits) + missing_optima(optima) + more
+
+
 def next_runs(optima: Optima, law_fits: LawFits, evidence: SurgeEvidence) -> list[str]:
     """The runs most likely to settle an open verdict."""
     observed, peak = law_fits.observed, evidence.candidate.peak
@@ -70,7 +78,7 @@ def next_runs(optima: Optima, law_fits: LawFits, evidence: SurgeEvidence) -> lis
         sentences.append(f"Add batch sizes above {b_max:g}, such as {2 * b_max:g} and {4 * b_max:g}.")
     elif law_fits.b_peak.low is None and b_min > 1:
         sentences.append(f"Add batch sizes below {b_min:g}.")
-    if observed.log_lr.size < 8 and peak is not None:
+    if observed.log_lr.size < COMFORTABLE and peak is not None:
         sentences.append(
             f"Add batch sizes in between: {observed.log_lr.size} are few to tell eight laws apart."
         )

@@ -18,7 +18,7 @@ from surge_sweeps.fitting.laws.law_class import class_weights, law_rises
 from surge_sweeps.fitting.laws.surge_family import B_PEAK
 from surge_sweeps.fitting.optimum.optima import Optima
 from surge_sweeps.fitting.result import Interval, LawFit, VerdictName
-from surge_sweeps.fitting.verdict.advice import missing_optima, next_runs, precision
+from surge_sweeps.fitting.verdict.advice import next_runs, precision, runs_for_laws
 from surge_sweeps.fitting.verdict.detectable import minimum_detectable_kappa
 from surge_sweeps.fitting.verdict.edge_artefact import edge_artefact
 from surge_sweeps.fitting.verdict.obstacles import find_obstacles, law_of, rising_of
@@ -74,11 +74,7 @@ def decide(
     'inconclusive'
     """
     if not law_fits.fits:
-        reasons = (
-            law_fits.reason,
-            *missing_optima(optima),
-            "Add batch sizes, each with five or more learning rates.",
-        )
+        reasons = (law_fits.reason, *runs_for_laws(optima, law_fits))
         return Verdict(
             "inconclusive", reasons, None, Interval(definition=B_PEAK), Interval(definition=_NO_B_NOISE), None
         )

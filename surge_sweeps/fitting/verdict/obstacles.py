@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from surge_sweeps.counting import counted
+from surge_sweeps.fitting.batch_counts import COMFORTABLE, FOR_VERDICT
 from surge_sweeps.fitting.laws.fit_laws import LawFits, fit_laws
 from surge_sweeps.fitting.laws.law_class import class_weights, law_rises, selected_law
 from surge_sweeps.fitting.optimum.optima import Optima
@@ -76,7 +77,8 @@ def _obstacles(law_fits: LawFits, evidence: SurgeEvidence, weights: dict[Verdict
     n = observed.log_lr.size
     if law_fits.fit("surge").aicc is None:
         return [
-            f"{counted(n, 'batch size')} cannot tell the laws apart: six or more are needed, eight are better."
+            f"{counted(n, 'batch size')} with an optimum or a bound cannot tell the laws apart: {FOR_VERDICT} or more"
+            f" are needed, {COMFORTABLE} are better."
         ]
     best, *others = weights
     found = []
