@@ -2,6 +2,7 @@
 # make test   the test suite, then the commands once more against the built wheel from another folder
 # make lint   ruff and mypy --strict
 # make bench  speed, as ratios in one run
+# make reference, make reference-NAME  the committed reports, made again
 # Each makes .venv and installs what it needs, pinned by constraints.txt.
 
 PYTHON ?= python3
@@ -52,6 +53,16 @@ reference: $(VENV)/.installed-all
 	cd build/reference && ../../$(BIN)/surge-sweep demo
 	rm -rf reports/reference/digits && mkdir -p reports/reference
 	cp -r build/reference/reports/digits-demo reports/reference/digits
+
+# The other committed reports, as `make reference-teacher`: the sweeps in reports/reference/NAME/sweeps, launched in a
+# folder of their own. It may be stopped: call it again and it goes on. Data are looked for in SURGE_DATA_DIR, default data.
+reference-%: export SURGE_DATA_DIR := $(abspath $(or $(SURGE_DATA_DIR),data))
+reference-%: export SURGE_CACHE_DIR := $(abspath $(or $(SURGE_CACHE_DIR),.surge/cache))
+reference-%: $(VENV)/.installed-all
+	mkdir -p build/reference-$*
+	cd build/reference-$* && ../../$(BIN)/surge-sweep launch ../../reports/reference/$*/sweeps/*.yaml --project $*
+	cd build/reference-$* && ../../$(BIN)/surge-report $* --tracker mlflow --output report
+	cp build/reference-$*/report/* reports/reference/$*/
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache

@@ -387,14 +387,29 @@ def test_windows_take_the_place_of_the_axes(other: str) -> None:
 
 @pytest.mark.skipif(not EXPERIMENTS.exists(), reason="the documentation is not part of the wheel")
 def test_the_page_of_experiments_lists_every_file_with_its_size() -> None:
-    rows = re.findall(
-        r"^\| `([\w-]+\.yaml)` \|.*$", EXPERIMENTS.read_text(encoding="utf-8"), flags=re.MULTILINE
-    )
-    assert sorted(rows) == [path.name for path in FILES]
-    for line in EXPERIMENTS.read_text(encoding="utf-8").splitlines():
-        if line.startswith("| `"):
-            name, _, _, lr, batch, seeds, runs, _ = (cell.strip() for cell in line.strip("|").split("|"))
-            sweep = Sweep.read(FOLDER / name.strip("`"))
-            assert lr.startswith(f"{len(sweep.lr)}:")
-            assert batch == f"{len(sweep.batch_size)}: {sweep.batch_size[0]} to {sweep.batch_size[-1]}"
-            assert (int(seeds), runs) == (len(sweep.seed), f"{len(sweep.trials()):,}")
+    rows = [row for row in table_rows() if row[0].endswith(".yaml")]
+    assert sorted(row[0] for row in rows) == [path.name for path in FILES]
+    for name, _, _, lr, batch, seeds, runs, _ in rows:
+        sweep = Sweep.read(FOLDER / name)
+        assert lr.startswith(f"{len(sweep.lr)}:")
+        assert batch == f"{len(sweep.batch_size)}: {sweep.batch_size[0]} to {sweep.batch_size[-1]}"
+        assert (int(seeds), runs) == (len(sweep.seed), f"{len(sweep.trials()):,}")
+
+
+@pytest.mark.skipif(not EXPERIMENTS.exists(), reason="the documentation is not part of the wheel")
+def test_the_page_of_experiments_tells_every_default() -> None:
+    told = {row[0]: row[1] for row in table_rows() if len(row) == 2}
+    for workload, spec in WORKLOADS.items():
+        for model, shape in spec.models.items():
+            expected = ", ".join(f"{name} {value}" for name, value in shape.items())
+            if workload != "digits":
+                assert told[f"{workload}, {model}"] == expected
+        for name, value in spec.settings.items():
+            assert name in told[f"{workload}, all models"]
+            assert value is None or f"{name} {value}" in told[f"{workload}, all models"]
+
+
+def table_rows() -> list[list[str]]:
+    """The cells of the page's tables by rows, heads included, without the marks of code."""
+    lines = EXPERIMENTS.read_text(encoding="utf-8").replace("`", "").splitlines()
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")]
