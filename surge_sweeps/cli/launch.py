@@ -13,13 +13,14 @@ import typer
 
 from surge_sweeps.cli import launch_options as options
 from surge_sweeps.cli.console import progress_bar, say, tell
+from surge_sweeps.cli.launch_preflight import Preflight, check_file
 from surge_sweeps.cli.launch_result import tell_next, tell_result
 from surge_sweeps.cli.launch_table import launch_table
 from surge_sweeps.cli.new import describe_size
 from surge_sweeps.cli.settings import as_kinds, read_settings
 from surge_sweeps.errors import SurgeError, TrackerError, UnknownNameError
 from surge_sweeps.launch.base import Launcher, LaunchResult
-from surge_sweeps.launch.checks import check_trials
+from surge_sweeps.launch.checks import no_check
 from surge_sweeps.launch.driver import launch_sweeps, preview
 from surge_sweeps.launch.engines import ENGINES, make_launcher, make_options
 from surge_sweeps.launch.frozen import freeze, read_frozen
@@ -140,6 +141,7 @@ class _Request:
         self._wait = wait
         self._dry_run = dry_run
         self._quiet = quiet
+        self._preflight = Preflight(sweeps, is_here=engine == "local", quiet=quiet)
 
     @property
     def loss(self) -> str:
@@ -163,6 +165,7 @@ class _Request:
             resources=self._resources,
             wait=self._wait or not launcher.outlives_launch,
             on_submitted=self._freeze,
+            preflight=self._preflight,
             quiet=self._quiet,
         )
 
@@ -194,12 +197,18 @@ class _Request:
             target = replace(self._target, project=home.path)
             engine = AgentEngine(launcher, target, self._resources, wait=wait)
         self._refuse_what_agents_do_not_take()
-        agents = AgentLauncher(home, self._agents, partial(say, quiet=self._quiet), engine)
+        agents = AgentLauncher(
+            home,
+            self._agents,
+            partial(say, quiet=self._quiet),
+            engine,
+            check=self._preflight,
+            on_checked=self._freeze,
+        )
         if self._dry_run:
             say("Dry run: nothing is registered, submitted or written.")
             tell(agents.preview(self._sweeps))
             return home.path, None
-        self._freeze()
         _tell_sizes(self._sweeps, self._quiet)
         with progress_bar("agents", quiet=self._quiet, lines=True) as progress:
             result = agents.launch(self._sweeps, progress)
@@ -243,6 +252,7 @@ def run_all(
     resources: Resources | None = None,
     wait: bool = True,
     on_submitted: Callable[[], object] = lambda: None,
+    preflight: Preflight | None = None,
     quiet: bool = False,
 ) -> LaunchResult:
     """Launch with a live table and tell what became of the trials; closes the store."""
@@ -250,7 +260,8 @@ def run_all(
     try:
         # What a cluster's tasks ended with, only the tracker knows.
         known = partial(getattr, launcher, "results") if isinstance(launcher, LocalLauncher) else dict
-        with launch_table(quiet=quiet, results=known) as show:
+        doing = partial(getattr, preflight, "doing", "starting")
+        with launch_table(quiet=quiet, results=known, doing=doing) as show:
             result = launch_sweeps(
                 sweeps,
                 target,
@@ -261,6 +272,7 @@ def run_all(
                 wait=wait,
                 on_status=show,
                 on_submitted=on_submitted,
+                check=preflight or no_check,
             )
     except BaseException:
         # The first error is the one to tell; what stays open in the store, the next launch closes.
@@ -283,7 +295,7 @@ def _sweeps(files: Sequence[Path], target: Target, *, anew: bool) -> dict[Path, 
                 f"{file} was changed since it was launched ({'; '.join(frozen.changes)}). It goes on as it was;"
                 " --replan takes it as it is now."
             )
-        check_trials(frozen.sweep)
+        check_file(file, frozen.sweep)
         sweeps[file] = frozen.sweep
     return sweeps
 

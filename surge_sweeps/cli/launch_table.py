@@ -139,11 +139,14 @@ class Follower:
 
 
 @contextmanager
-def launch_table(*, quiet: bool, results: Results = dict) -> Iterator[OnStatus]:
+def launch_table(
+    *, quiet: bool, results: Results = dict, doing: Callable[[], str] = lambda: "starting"
+) -> Iterator[OnStatus]:
     """A callback that draws how a launch stands; a line a minute without a terminal, and nothing when quiet.
 
     Args:
         results: trial id -> how it ended, as far as is known; asked at every look.
+        doing: what is done before the first look, asked while it is drawn.
     """
     follower = Follower(results)
     if quiet or not err.is_terminal:
@@ -161,7 +164,7 @@ def launch_table(*, quiet: bool, results: Results = dict) -> Iterator[OnStatus]:
 
     def draw_newest() -> RenderableType:
         # Drawn between looks as well: the clocks go on.
-        return Text("starting", style="dim") if newest is None else draw(follower.look(*newest))
+        return Text(doing(), style="dim") if newest is None else draw(follower.look(*newest))
 
     def take(launch: Launch, states: Mapping[int, TaskState]) -> None:
         nonlocal newest

@@ -12,7 +12,8 @@ import typer
 from surge_sweeps import axes
 from surge_sweeps.cli.console import out, say
 from surge_sweeps.counting import counted
-from surge_sweeps.errors import SurgeError
+from surge_sweeps.errors import MissingExtraError, SurgeError
+from surge_sweeps.launch.checks import check_data_of, check_trials
 from surge_sweeps.sweep import BUILTIN_COMMAND, SCRIPT_COMMAND, Scalar, Sweep
 
 DEFAULT_LR = "1e-4:1e-1:10"
@@ -56,7 +57,12 @@ def new(
     seeds: Annotated[str, typer.Option(help="How many seeds, or the seeds 0,1,2.")] = "3",
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="A constant parameter; repeatable."),
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="A constant parameter; repeatable. Those of built-in workloads, with their defaults, are listed by:"
+            " python -m surge_sweeps.training --help",
+        ),
     ] = None,
     loss: Annotated[str, typer.Option(help="The metric the sweep is about.")] = "eval/loss",
     name: Annotated[str | None, typer.Option(help="Name of the sweep. Default: the file's.")] = None,
@@ -69,7 +75,9 @@ def new(
     sweep file is a rectangle, so each window becomes one.
     """
     if (program is None) == (workload is None):
-        raise typer.BadParameter("give either --program train.py or --workload digits")
+        raise typer.BadParameter(
+            "give either --program train.py or --workload NAME: digits, images, text or teacher"
+        )
     if lr_window and (lr is not None or batch_size is not None):
         raise typer.BadParameter(
             "--lr-window takes the place of --lr and --batch-size: give one or the other"
@@ -136,22 +144,34 @@ def refuse_existing(paths: Sequence[Path]) -> None:
     """
     for path in paths:
         if path.exists():
-            raise SurgeError(f"{path} is there already.", "Choose another name, or replace it with --force.")
+            raise SurgeError(
+                f"{path} is there already.", "Choose another name or folder, or replace it with --force."
+            )
 
 
 def _write(sweeps: Mapping[Path, Sweep], force: bool) -> None:
     if not force:
         refuse_existing(list(sweeps))
     for sweep in sweeps.values():
+        # A script may be written later, and need not lie here.
         if sweep.is_builtin:
-            from surge_sweeps.training import TrialConfig
-
-            TrialConfig.from_parameters(sweep.trials()[0].parameters)
+            _check(sweep)
     for path, sweep in sweeps.items():
         write_sweep(path, sweep)
         cost = sweep.cost_examples()
         bound = f", at most {cost:,} examples" if cost is not None else ""
         out.print(f"{path}: {describe_size(sweep)}{bound}", markup=False, highlight=False, soft_wrap=True)
+        for note in check_data_of(sweep, sweep.trials(), is_here=False):
+            say(f"note: {note}")
+
+
+def _check(sweep: Sweep) -> None:
+    try:
+        check_trials(sweep)
+    except MissingExtraError:
+        raise
+    except SurgeError as error:
+        raise SurgeError(error.what, f"{error.hint} Parameters are given with --set NAME=VALUE.") from error
 
 
 def _windows(texts: Sequence[str]) -> dict[str, tuple[tuple[float, ...], tuple[int, ...]]]:

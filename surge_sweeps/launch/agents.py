@@ -15,14 +15,14 @@ from surge_sweeps.errors import SurgeError, TrackerError
 from surge_sweeps.launch.agent_crew import Crew, ServerView
 from surge_sweeps.launch.agent_processes import AgentProcess, agent_environment
 from surge_sweeps.launch.base import Interrupted, LaunchResult
-from surge_sweeps.launch.checks import check_trials
+from surge_sweeps.launch.checks import Check, check_trials, no_check
 from surge_sweeps.launch.claims import Claims, Work, described
 from surge_sweeps.launch.engine_agents import AgentEngine, EngineAgents
 from surge_sweeps.launch.lock import one_launch
 from surge_sweeps.launch.slots import available_cores
 from surge_sweeps.launch.stop import Stopped, StopRequest, stop_signals
 from surge_sweeps.progress import ProgressCallback
-from surge_sweeps.sweep import Sweep
+from surge_sweeps.sweep import Sweep, Trial
 from surge_sweeps.trackers.planned_trials import PlannedTrial
 from surge_sweeps.trackers.trial_outcomes import TrialOutcome
 from surge_sweeps.trackers.wandb.client import WandbProject, connect
@@ -46,6 +46,8 @@ class AgentLauncher:
             for the built-in trainer, one for a user's script, which may well use all cores or the one GPU itself.
         tell: is handed lines for the user: the sweeps' addresses, and how other machines may help.
         engine: starts the agents, one a cell; None: this process does.
+        check: of each sweep's trials that are to be done, before anything is registered; it may raise.
+        on_checked: called once they may be.
     """
 
     def __init__(
@@ -54,6 +56,9 @@ class AgentLauncher:
         agents: int | None = None,
         tell: Callable[[str], object] = lambda line: None,
         engine: AgentEngine | None = None,
+        *,
+        check: Check = no_check,
+        on_checked: Callable[[], object] = lambda: None,
     ) -> None:
         if agents is not None and agents < 1:
             raise SurgeError(f"the number of agents is {agents}.", "It must be 1 or more.")
@@ -61,6 +66,8 @@ class AgentLauncher:
         self._agents = agents
         self._tell = tell
         self._engine = engine
+        self._check = check
+        self._on_checked = on_checked
 
     def launch(self, sweeps: Sequence[Sweep], progress: ProgressCallback) -> LaunchResult:
         """Run every trial of `sweeps` that has no result in the project and runs nowhere else now.
@@ -74,6 +81,9 @@ class AgentLauncher:
         with one_launch(), stop_signals() as stop:
             launch = self._launch(sweeps)
             try:
+                for sweep, trials in launch.to_do():
+                    self._check(sweep, trials, stop)
+                self._on_checked()
                 launch.run(progress, stop)
                 result = launch.result()
             except (Stopped, KeyboardInterrupt) as error:
@@ -152,6 +162,14 @@ class _Launch:
     def count_open(self) -> int:
         """Trials that have no result and that nobody works on."""
         return len(self._open())
+
+    def to_do(self) -> list[tuple[Sweep, list[Trial]]]:
+        """Each sweep with its trials of that kind, if there are any."""
+        left = self._open()
+        found = [
+            (sweep, [trial for trial in sweep.trials() if trial.trial_id in left]) for sweep in self._sweeps
+        ]
+        return [(sweep, trials) for sweep, trials in found if trials]
 
     def _still_open(self) -> set[str]:
         self._before = self._outcomes()

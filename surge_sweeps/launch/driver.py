@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from surge_sweeps.errors import TrackerError
 from surge_sweeps.launch.base import IN_FLIGHT, Interrupted, Launcher, LaunchResult
-from surge_sweeps.launch.checks import check_trials
+from surge_sweeps.launch.checks import Check, check_trials, no_check
 from surge_sweeps.launch.command import expand_command
 from surge_sweeps.launch.folder import Launch
 from surge_sweeps.launch.lock import one_launch
@@ -43,6 +43,7 @@ def launch_sweeps(
     progress: ProgressCallback = no_progress,
     on_status: OnStatus = tell_nobody,
     on_submitted: Callable[[], object] = lambda: None,
+    check: Check = no_check,
 ) -> LaunchResult:
     """Run every trial of `sweeps` that has no result, and that no engine is at work on.
 
@@ -50,7 +51,8 @@ def launch_sweeps(
         target: where the runs go. store: the same, open. packed: train the trials of a batch size together where they
             call the built-in trainer. resources: for each task. wait: return when every task has ended; else when the
             engine has them. on_status: told how the tasks stand, again and again. on_submitted: called once the sweeps
-            count as launched: the engine has what was to do, or nothing was.
+            count as launched: the engine has what was to do, or nothing was. check: of each sweep's trials that are to
+            be done, before anything is written; it may raise.
 
     Raises:
         Interrupted: Ctrl-C, SIGTERM or SIGHUP. Tasks that do not outlive the launch have ended, others go on.
@@ -63,14 +65,16 @@ def launch_sweeps(
         store.give_up_when(lambda: stop.is_requested)
         try:
             busy = in_flight(target, is_alone=True)
-            for sweep in sweeps:
-                store.open_sweep(sweep.sweep_id, sweep.name, sweep.to_dict())
             done = planned.keys() & store.done_trials().keys()
             over = over_launches(target.working_folder)
             busy = _with_others(busy, store, sweeps, over)
             result = _before(planned, done, busy)
             pending = _pending(planned, done | busy.trials.keys())
+            for work in pending:
+                check(work.sweep, work.trials, stop)
+            stop.check()
             for sweep in sweeps:
+                store.open_sweep(sweep.sweep_id, sweep.name, sweep.to_dict())
                 store.close_stale(sweep.sweep_id, busy.trials.keys(), over)
             stop.check()
             tasks = plan_tasks(pending, packed=packed)

@@ -60,7 +60,7 @@ def locate(project: str, tracker: str | None = None, uri: str | None = None) -> 
                 f"{project!r} is a table, and --tracker or --uri say where an experiment is.",
                 "Leave them away, or name an experiment.",
             )
-        return Place("table")
+        return Place("table") if project.lower().endswith(SUFFIXES) else _a_file_or_an_experiment(project)
     if tracker == "wandb":
         if uri is not None:
             raise SurgeError(
@@ -117,6 +117,17 @@ def _a_folder_or_an_experiment(project: str) -> Place:
             f"Say which: --tracker files (or {shlex.quote(f'./{project}')}) or --tracker mlflow.",
         )
     return Place("files")
+
+
+def _a_file_or_an_experiment(project: str) -> Place:
+    """A file that is not named as a table is one, unless its name may as well be meant for an experiment."""
+    mlflow = _mlflow_reason() if Path(project).name == project else ""
+    if mlflow and _may_be_experiment(project):
+        raise SurgeError(
+            f"{project!r} could be the file of that name in this folder or an MLflow experiment ({mlflow}).",
+            f"Say which: --tracker mlflow, or for the file {shlex.quote(f'./{project}')}.",
+        )
+    return Place("table")
 
 
 def _may_be_experiment(project: str) -> bool:

@@ -144,6 +144,12 @@ def _stored(kind: str, project: str, uri: str | None) -> list[StoredRun]:
         from surge_sweeps.trackers.files.reader import stored_runs
 
         return [_stale_if_silent(run) for run in stored_runs(Path(project))]
+    if Path(project).exists():
+        what = "folder" if Path(project).is_dir() else "file"
+        raise SurgeError(
+            f"{project!r} is a {what} here, and no trials of a sweep are logged to it.",
+            "If a project of that name is meant, say where it is: --tracker mlflow, wandb or files.",
+        )
     raise SurgeError(
         f"{project!r} is no project that trials are logged to.",
         "Name a W&B project, an MLflow experiment or a folder.",

@@ -14,6 +14,7 @@ from surge_sweeps.training.config import TrialConfig
 from surge_sweeps.training.devices import CPU
 from surge_sweeps.training.micro_batches import cut_batch
 from surge_sweeps.training.optimizers import Stepper, build_optimizer, optimizer_spec
+from surge_sweeps.training.preflight import oversize
 from surge_sweeps.training.processes import ALONE, Processes
 from surge_sweeps.training.start import Start, starts
 from surge_sweeps.training.steps import Steps, Wishes
@@ -68,12 +69,8 @@ def open_session(
             "Start it in one process and without --micro-batch-size, or take another optimizer.",
         )
     workload = load_workload(config.workload, config.settings).on(setup.device)
-    if workload.train_examples is not None and config.batch_size > workload.train_examples:
-        say(
-            f"a batch of {config.batch_size:,} examples is {config.batch_size / workload.train_examples:.1f} times the "
-            f"data set of {workload.train_examples:,}; the run sees it "
-            f"{config.steps * config.batch_size / workload.train_examples:.1f} times."
-        )
+    for note in oversize(config, workload.train_examples):
+        say(note)
     start = starts(workload, [config])[config.seed]
     # Machines may round differently, and what a loss decides must be decided alike.
     start = replace(start, loss=setup.processes.gather(start.loss)[0][0])

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from cli.test_commands import is_told, sweep_command, sweep_here
 
+from surge_sweeps.cli.launch_result import tell_next
 from surge_sweeps.launch.folder import Launch
 from surge_sweeps.launch.plan import Plan, Task, new_launch_id
 from surge_sweeps.sweep import SCRIPT_COMMAND, Sweep
@@ -114,6 +115,19 @@ def test_a_refused_launch_leaves_nothing_behind(folder: Path, monkeypatch: pytes
     done = sweep_command(folder, "launch", "small.yaml")
     assert "1 trial: 1 finished" in done.stdout
     assert "changed" not in done.stderr
+
+
+def test_the_next_command_finds_the_project_past_a_file_of_its_name(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    tell_next("small", "mlflow", None, "eval/loss")
+    (folder / "small").write_text("a sweep file without an ending")
+    tell_next("small", "mlflow", None, "eval/loss", is_running=True)
+    assert capsys.readouterr().out.splitlines() == [
+        "Next: surge-report small",
+        "Next: surge-sweep status small --tracker mlflow --watch",
+    ]
 
 
 def test_agents_are_for_this_machine(folder: Path) -> None:

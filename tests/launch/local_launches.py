@@ -16,6 +16,7 @@ from typing import Literal
 import pytest
 
 from surge_sweeps.launch.base import LaunchResult
+from surge_sweeps.launch.checks import Check, no_check
 from surge_sweeps.launch.driver import launch_sweeps
 from surge_sweeps.launch.local import LocalLauncher
 from surge_sweeps.launch.plan import Resources
@@ -55,6 +56,7 @@ def launch(
     trials_per_gpu: int = 1,
     resources: Resources | None = None,
     on_status: OnStatus = tell_nobody,
+    check: Check = no_check,
 ) -> LaunchResult:
     """Launch in this process, into the experiment `project`."""
     store = open_tracker("mlflow", "project", uri)
@@ -67,6 +69,7 @@ def launch(
             packed=True,
             resources=resources,
             on_status=on_status,
+            check=check,
         )
     finally:
         store.close()

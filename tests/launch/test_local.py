@@ -6,7 +6,7 @@ import re
 import shutil
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,7 +29,8 @@ from surge_sweeps.launch.base import TaskState
 from surge_sweeps.launch.folder import Launch
 from surge_sweeps.launch.local import LocalLauncher
 from surge_sweeps.launch.lock import one_launch
-from surge_sweeps.sweep import SCRIPT_COMMAND, Sweep
+from surge_sweeps.launch.stop import StopRequest
+from surge_sweeps.sweep import SCRIPT_COMMAND, Sweep, Trial
 from surge_sweeps.trackers import collect, open_tracker
 
 
@@ -223,3 +224,25 @@ def test_agents_below_one_are_refused(new_uri: str) -> None:
     store = open_tracker("mlflow", "project", new_uri)
     with pytest.raises(SurgeError, match=r"number of agents is 0\. It must be 1 or more"):
         LocalLauncher(store, 0)
+
+
+def test_what_is_left_to_do_is_looked_at_before_anything_is_registered(
+    uri: str,
+) -> None:
+    looked: list[set[float]] = []
+
+    def refuse(sweep: Sweep, trials: Sequence[Trial], _stop: StopRequest) -> None:
+        looked.append({trial.lr for trial in trials})
+        if len(looked) != 2:
+            raise SurgeError("it cannot run.")
+
+    small = replace(BUILTIN, lr=(0.001,), batch_size=(8,), constants={**BUILTIN.constants, "max_steps": 5})
+    with pytest.raises(SurgeError, match="it cannot run"):
+        launch(small, uri=uri, check=refuse)
+    with pytest.raises(UnknownNameError):
+        collect("project", tracker="mlflow", uri=uri)
+    assert launch(small, uri=uri, agents=1, check=refuse).ended["finished"] == 2
+    with pytest.raises(SurgeError, match="it cannot run"):
+        launch(replace(small, lr=(0.001, 0.003)), uri=uri, check=refuse)
+    assert launch(small, uri=uri, check=refuse).already_done == 2
+    assert looked == [{0.001}, {0.001}, {0.003}]

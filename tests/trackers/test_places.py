@@ -13,6 +13,7 @@ from surge_sweeps.errors import SurgeError, UnknownNameError
 from surge_sweeps.trackers import collect
 from surge_sweeps.trackers.files.writer import FilesTracker
 from surge_sweeps.trackers.places import locate, short_name
+from surge_sweeps.trackers.project_trials import launched_trials
 
 KEY = "k" * 40
 
@@ -110,6 +111,21 @@ def test_a_folder_of_runs_is_taken_where_the_store_has_no_such_experiment(
     assert locate("digits") == ("files", "")
     with pytest.raises(SurgeError, match="could be the folder of runs of that name or an MLflow experiment"):
         locate("both")
+
+
+def test_a_file_named_like_an_experiment_is_asked_about(empty_store: Path, tmp_path: Path) -> None:
+    shutil.copy(empty_store, "mlflow.db")
+    for name in ("sweep", "table"):
+        Path(name).write_text("lr,loss\n0.1,2\n")
+    MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}").create_experiment("sweep")
+    with pytest.raises(
+        SurgeError, match=r"'sweep' could be the file .* Say which: --tracker mlflow, or .* ./sweep"
+    ):
+        locate("sweep")
+    assert locate("./sweep").kind == locate("table").kind == "table"
+    assert locate("sweep", "mlflow").kind == "mlflow"
+    with pytest.raises(SurgeError, match=r"'table' is a file here, .* --tracker mlflow, wandb or files"):
+        launched_trials("table")
 
 
 def test_what_contradicts_is_told() -> None:

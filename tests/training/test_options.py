@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from surge_sweeps.training.options import parse
+from surge_sweeps.training.workloads import WORKLOADS
 
 TRIAL = ["--lr=0.01", "--batch_size=8", "--max_steps=3"]
 
@@ -48,3 +49,14 @@ def test_mistakes_are_usage_errors(
         parse([*TRIAL, *arguments])
     assert stop.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_the_help_names_the_defaults_of_the_models_and_workloads(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(["--help"])
+    listed = " ".join(capsys.readouterr().out.split()).split(" --")
+    helps = {text.split()[0].replace("-", "_"): text for text in listed}
+    for spec in WORKLOADS.values():
+        defaults = [*spec.settings.items(), *(item for own in spec.models.values() for item in own.items())]
+        for name, value in defaults:
+            assert value is None or f" {value}" in helps[name], (name, value)

@@ -267,5 +267,5 @@ def test_a_step_of_an_ensemble_does_not_wait_for_the_device(precision: str) -> N
     stack = StackedReplicas(workload, models, [settings, settings])
     for _ in range(2):
         with never_waits():
-            measured = stack.step(torch.arange(16).view(2, 8), lr_multiplier=0.5)
+            measured = stack.step(torch.arange(16).view(2, 8), torch.arange(2), lr_multiplier=0.5)
     assert measured.isfinite().all()

@@ -248,7 +248,7 @@ def test_an_optimizer_that_cannot_accumulate_is_refused_before_it_trains() -> No
     ("change", "message"),
     [
         ({"steps_after_target": 5}, "without a target_loss"),
-        ({"width": 8}, "'mlp' of 'digits' takes no width. It takes: none of them."),
+        ({"width": 8}, "'mlp' of 'digits' takes no width. It takes no such settings: leave it out."),
         ({"workload": "images"}, "'images' needs data"),
         ({"workload": "text", "data": "x"}, r"'text' needs a model. Give model: gpt or moe."),
         ({"workload": "text", "model": "gpt", "data": "x", "experts": 4}, "'gpt' of 'text' takes no experts"),

@@ -192,9 +192,10 @@ def _separator(path: Path, head: bytes) -> str:
 
 
 def _no_table(path: Path, why: str) -> SurgeError:
+    other = "" if path.name.lower().endswith(SUFFIXES) else " If an experiment is meant: --tracker mlflow."
     return SurgeError(
         f"{str(path)!r} is no CSV table: {why}.",
-        "Save it as CSV in UTF-8 with a header and as many fields in every row, or as Parquet.",
+        f"Save it as CSV in UTF-8 with a header and as many fields in every row, or as Parquet.{other}",
     )
 
 

@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from surge_sweeps.counting import counted
 from surge_sweeps.errors import TrainingError
 from surge_sweeps.extras import require
 from surge_sweeps.training.data.image_set import Colour, chunk_examples, new_images
+from surge_sweeps.training.data.making import making
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -76,7 +78,7 @@ def decode_images(encoded: EncodedImages, folder: Path) -> None:
     images = new_images(folder, (len(encoded.names), channels, height, width))
     step = chunk_examples(first.shape)
 
-    def decode(start: int) -> None:
+    def decode(start: int) -> int:
         stop = min(start + step, len(images))
         chunk = np.empty((stop - start, height, width, channels), dtype=np.uint8)
         for index in range(start, stop):
@@ -85,11 +87,14 @@ def decode_images(encoded: EncodedImages, folder: Path) -> None:
                 raise _OtherKind
             chunk[index - start] = pixels
         images[start:stop] = chunk.transpose(0, 3, 1, 2)
+        return stop
 
     pool = ThreadPoolExecutor(_threads())
     try:
-        # A list: an error of any thread is raised here.
-        list(pool.map(decode, range(0, len(images), step)))
+        with making("decoding", f"{counted(len(images), 'image')} of {encoded.source}") as progress:
+            # An error of any thread is raised here.
+            for done in pool.map(decode, range(0, len(images), step)):
+                progress(done, len(images), f"{done:,} of {counted(len(images), 'image')}")
     except _OtherKind:
         pool.shutdown(cancel_futures=True)
         raise _differing(encoded) from None
@@ -143,7 +148,7 @@ def _differing(encoded: EncodedImages) -> TrainingError:
     sizes: Counter[str] = Counter()
     colours: Counter[str] = Counter()
     for ((width, height), mode), count in kinds.items():
-        sizes[f"{width} x {height} pixels"] += count
+        sizes[f"of {width} x {height} pixels"] += count
         colours[_COLOUR_NAMES.get(mode, f"of mode {mode}")] += count
     if len(sizes) > 1:
         return TrainingError(

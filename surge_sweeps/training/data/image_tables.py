@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from surge_sweeps.errors import TrainingError
 from surge_sweeps.training.data.decoding import EncodedImages, decode_images, decoder_version
 from surge_sweeps.training.data.image_set import Colour, Part, compact_labels, write_labels
-from surge_sweeps.training.data.named_files import divide, file_stamp
+from surge_sweeps.training.data.named_files import file_stamp
+from surge_sweeps.training.data.parts import divide
 
 _IMAGE_COLUMNS = ("image", "img")
 _LABEL_COLUMNS = ("label", "labels")
@@ -117,7 +118,8 @@ def _read(path: Path) -> tuple[list[bytes | None], list[Any], tuple[str, ...]]:
         return column.to_pylist(), table.column(label).to_pylist(), _label_names(schema, label)
     except (OSError, pyarrow.ArrowException) as error:
         raise TrainingError(
-            f"{str(path)!r} cannot be read as Parquet: {str(error).splitlines()[0]}.", "Get the file again."
+            f"{str(path)!r} cannot be read as Parquet: {str(error).splitlines()[0].rstrip('.')}.",
+            "Get the file again: it may be cut short.",
         ) from error
 
 

@@ -19,7 +19,7 @@ from surge_sweeps.training.data.digests import content_digest
 from surge_sweeps.training.data.documents import Documents, as_documents, find_documents
 from surge_sweeps.training.data.hub import PREFIX, hub_files
 from surge_sweeps.training.data.known import KNOWN, find_known
-from surge_sweeps.training.data.named_files import divide
+from surge_sweeps.training.data.parts import divide
 from surge_sweeps.training.data.pieces import Piece
 from surge_sweeps.training.data.places import data_folder, find_path
 

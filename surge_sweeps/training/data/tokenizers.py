@@ -18,7 +18,8 @@ from surge_sweeps.errors import TrainingError, UnknownNameError
 from surge_sweeps.extras import require
 from surge_sweeps.files import write_text
 from surge_sweeps.training.data.kept_values import kept_value
-from surge_sweeps.training.data.places import data_folder, find_path
+from surge_sweeps.training.data.making import making
+from surge_sweeps.training.data.places import DATA_VARIABLE, data_folder, find_path
 from surge_sweeps.training.data.text import Text
 
 #: What separates documents, by the name it has in common vocabularies; the first that is there is taken.
@@ -29,6 +30,7 @@ BPE_TEXT_BYTES = 2**28
 _SMALLEST_BPE = 258
 _LARGEST_BPE = 2**20
 _BPE_NAME = re.compile(r"bpe-(\d{1,12})")
+_NEARLY_BPE_NAME = re.compile(r"bpe[-_ ]?(\d{3,7})", re.IGNORECASE)
 
 
 class Tokenizer(Protocol):
@@ -74,16 +76,45 @@ def load_tokenizer(name: str, training_text: Text) -> Tokenizer:
     """
     if name == "bytes":
         return ByteTokenizer()
+    check_tokenizer_name(name)
     if match := _BPE_NAME.fullmatch(name):
         return _bpe(int(match[1]), training_text)
     path = find_path(name)
-    if path.is_file():
-        return _from_file(name, path)
-    if path.suffix == ".json":
-        raise TrainingError(
-            f"there is no tokenizer {name!r}.",
-            f"It is looked for in {str(data_folder())!r} and in this folder.",
+    if not path.is_file():
+        where = (
+            f"It is looked for in {str(data_folder())!r} ({DATA_VARIABLE}) and in this folder."
+            if not Path(name).expanduser().is_absolute()
+            else "Check the path of the tokenizer."
         )
+        raise TrainingError(f"there is no file {name!r}, which is to be the tokenizer.", where)
+    return _from_file(name, path)
+
+
+def check_tokenizer_name(name: str) -> None:
+    """See that a name may be that of a tokenizer. A tokenizer.json is not looked for: it may lie on another machine.
+
+    Raises:
+        UnknownNameError: it is neither of the known form nor that of a file.
+        TrainingError: a vocabulary size that cannot be.
+
+    >>> check_tokenizer_name("bpe-4096")
+    >>> check_tokenizer_name("bpe4096")
+    Traceback (most recent call last):
+    ...
+    surge_sweeps.errors.TrainingError: unknown tokenizer 'bpe4096'. Did you mean 'bpe-4096'?
+    """
+    if match := _BPE_NAME.fullmatch(name):
+        size = int(match[1])
+        if not _SMALLEST_BPE <= size <= _LARGEST_BPE:
+            raise TrainingError(
+                f"a byte-level BPE cannot have {size} tokens.",
+                f"Take bpe-{_SMALLEST_BPE} to bpe-{_LARGEST_BPE}, or bytes.",
+            )
+        return
+    if name == "bytes" or name.endswith(".json") or find_path(name).is_file():
+        return
+    if match := _NEARLY_BPE_NAME.fullmatch(name):
+        raise TrainingError(f"unknown tokenizer {name!r}.", f"Did you mean 'bpe-{match[1]}'?")
     raise UnknownNameError(
         "tokenizer", name, ["bytes", "bpe-N (as bpe-4096)", "the path of a tokenizer.json"]
     )
@@ -169,16 +200,12 @@ def _from_file(name: str, path: Path) -> Tokenizer:
 
 def _bpe(size: int, text: Text) -> Tokenizer:
     name = f"bpe-{size}"
-    if not _SMALLEST_BPE <= size <= _LARGEST_BPE:
-        raise TrainingError(
-            f"a byte-level BPE cannot have {size} tokens.",
-            f"Take bpe-{_SMALLEST_BPE} to bpe-{_LARGEST_BPE}, or bytes.",
-        )
     library = require("tokenizers", "hub")
     key = {"text": text.digest, "size": size, "library": library.__version__, "bytes": BPE_TEXT_BYTES}
 
     def make(folder: Path) -> None:
-        write_text(folder / "tokenizer.json", train_bpe(size, text))
+        with making("making", f"the tokenizer {name} from {text.documents.name!r}"):
+            write_text(folder / "tokenizer.json", train_bpe(size, text))
 
     def read(folder: Path) -> Tokenizer | None:
         try:

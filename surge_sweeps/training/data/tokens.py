@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator
+from contextlib import nullcontext
 from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -16,8 +17,11 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from surge_sweeps.counting import counted
 from surge_sweeps.errors import TrainingError
+from surge_sweeps.progress import ProgressCallback, no_progress
 from surge_sweeps.training.data.kept_values import kept_value
+from surge_sweeps.training.data.making import making
 from surge_sweeps.training.data.pieces import Piece
 from surge_sweeps.training.data.text import Text
 from surge_sweeps.training.data.tokenizers import Tokenizer
@@ -69,8 +73,14 @@ def tokenize(text: Text, tokenizer: Tokenizer) -> Tokens:
     key = {"text": text.digest, "tokenizer": tokenizer.digest, "layout": _LAYOUT}
 
     def make(folder: Path) -> None:
-        with (folder / "tokens.npy").open("wb") as file:
-            digest = _write(file, dtype, _encoded(text, tokenizer))
+        # The held-out end of a text is little, and comes after the rest of it.
+        with (
+            nullcontext(no_progress)
+            if text.part == "held-out"
+            else making("tokenising", f"{_described(text)} as {tokenizer.name}") as progress,
+            (folder / "tokens.npy").open("wb") as file,
+        ):
+            digest = _write(file, dtype, _encoded(text, tokenizer, progress))
         if digest is None:
             raise TrainingError(
                 f"{text.documents.name!r} holds no {_PARTS[text.part]}.", "Give a longer text."
@@ -81,6 +91,13 @@ def tokenize(text: Text, tokenizer: Tokenizer) -> Tokens:
 
 
 _PARTS = {"all": "text", "training": "text to train on", "held-out": "text to hold out"}
+
+
+def _described(text: Text) -> str:
+    """Which files a text is in, and how large they are."""
+    files = text.documents.files
+    size = sum(path.stat().st_size for path in files if path.exists())
+    return f"the text of {text.documents.name!r} ({counted(len(files), 'file')}, {size:,} bytes)"
 
 
 def _read(folder: Path, dtype: np.dtype[Any]) -> Tokens | None:
@@ -123,9 +140,9 @@ def _write_header(file: BinaryIO, dtype: np.dtype[Any], length: int) -> None:
     )
 
 
-def _encoded(text: Text, tokenizer: Tokenizer) -> Iterator[NDArray[Any]]:
+def _encoded(text: Text, tokenizer: Tokenizer, progress: ProgressCallback) -> Iterator[NDArray[Any]]:
     waiting: list[Piece] = []
-    characters = 0
+    characters = done = 0
     is_first = True
     for piece in chain(text.pieces(), [None]):
         if piece is not None:
@@ -133,6 +150,8 @@ def _encoded(text: Text, tokenizer: Tokenizer) -> Iterator[NDArray[Any]]:
             characters += len(piece.text)
         if waiting and (piece is None or characters >= _CHARACTERS_AT_ONCE):
             yield from _joined(waiting, tokenizer, is_first)
+            done += characters
+            progress(done, 0, f"{done / 1e6:,.0f} million characters")
             waiting, characters, is_first = [], 0, False
 
 

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from surge_sweeps.errors import TrainingError
 from surge_sweeps.extras import require
 from surge_sweeps.training.models.attention import causal_attention
 from surge_sweeps.training.models.initial import initialize_language_model
-from surge_sweeps.training.models.shape_settings import check_heads, sequence_length, shape_setting
+from surge_sweeps.training.models.moe_shape import UNITS, check_moe_shape
+from surge_sweeps.training.models.shape_settings import sequence_length, shape_setting
 
 if TYPE_CHECKING:
     from surge_sweeps.training.workloads.base import Penalized, Settings
@@ -39,9 +39,6 @@ BALANCE_WEIGHT = 0.01
 
 _CONFIGURATION = "transformers.models.granitemoeshared.configuration_granitemoeshared"
 _MODELING = "transformers.models.granitemoeshared.modeling_granitemoeshared"
-
-#: The width and an expert's hidden units are multiples of this: torch's grouped product wants rows of 16 bytes.
-_UNITS = 8
 
 
 def build(vocabulary: int, settings: Settings, generator: torch.Generator) -> nn.Module:
@@ -65,14 +62,7 @@ def build(vocabulary: int, settings: Settings, generator: torch.Generator) -> nn
         for name in ("layers", "width", "heads", "experts", "experts_per_token")
     )
     shared = shape_setting(settings, "shared_experts", DEFAULTS, at_least=0)
-    check_heads(width, heads, multiple=2)  # rotary positions turn pairs of numbers
-    if width % _UNITS:
-        raise TrainingError(f"a width of {width} is no multiple of {_UNITS}.", "Give one that is.")
-    if per_token > experts:
-        raise TrainingError(
-            f"experts_per_token is {per_token}, and there are {experts} experts.",
-            f"Give {experts} or fewer, or more experts.",
-        )
+    check_moe_shape(width=width, heads=heads, experts=experts, experts_per_token=per_token)
     units = expert_units(width, per_token + shared)
     configuration = require(_CONFIGURATION, "hub")
     modeling = require(_MODELING, "hub")
@@ -111,7 +101,7 @@ def expert_units(width: int, experts: int) -> int:
     512
     """
     exact = 8 * width / (3 * experts)
-    return max(_UNITS, round(exact / _UNITS) * _UNITS)
+    return max(UNITS, round(exact / UNITS) * UNITS)
 
 
 def balance_loss(router_logits: Tensor, experts_per_token: int) -> Tensor:

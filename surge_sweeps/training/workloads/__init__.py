@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import fields, replace
 from functools import cache
 from pathlib import Path
@@ -21,6 +21,8 @@ WORKLOADS: dict[str, WorkloadSpec] = {
     "text": text.SPEC,
     "teacher": teacher.SPEC,
 }
+#: The settings that name data.
+_OF_DATA = ("data", "eval_data")
 
 
 def check_workload(name: str, model: str, settings: Settings) -> Settings:
@@ -28,7 +30,7 @@ def check_workload(name: str, model: str, settings: Settings) -> Settings:
 
     Raises:
         UnknownNameError: unknown workload or model; the message lists the valid names.
-        TrainingError: a setting that the workload or the model does not take, or lacks.
+        TrainingError: a setting that the workload or the model does not take, or lacks, or a shape that cannot be.
 
     >>> check_workload("digits", "mlp", Settings()) == Settings()
     True
@@ -48,15 +50,27 @@ def check_workload(name: str, model: str, settings: Settings) -> Settings:
     for setting in fields(Settings):
         value = getattr(settings, setting.name)
         if value is not None and setting.name not in taken:
-            listed = ", ".join(taken) or "none of them"
-            raise TrainingError(
-                f"the model {model!r} of {name!r} takes no {setting.name}.", f"It takes: {listed}."
-            )
+            raise _not_taken(name, model, setting.name, taken)
     for required in spec.required:
         if getattr(settings, required) is None:
             raise TrainingError(f"the workload {name!r} needs {required}.", f"Give {required}.")
     missing = {key: value for key, value in taken.items() if getattr(settings, key) is None}
-    return replace(settings, **missing)  # type: ignore[arg-type]  # a spec's defaults are of their settings' kinds
+    filled = replace(settings, **missing)  # type: ignore[arg-type]  # a spec's defaults are of their settings' kinds
+    spec.check(model, filled)
+    return filled
+
+
+def _not_taken(workload: str, model: str, setting: str, taken: Collection[str]) -> TrainingError:
+    if setting in _OF_DATA and not any(name in taken for name in _OF_DATA):
+        others = [name for name, spec in WORKLOADS.items() if "data" in spec.settings]
+        return TrainingError(
+            f"the workload {workload!r} has examples of its own and takes no {setting}.",
+            f"Leave {setting} out, or take the workload {' or '.join(others)}.",
+        )
+    return TrainingError(
+        f"the model {model!r} of {workload!r} takes no {setting}.",
+        f"It takes: {', '.join(taken)}." if taken else "It takes no such settings: leave it out.",
+    )
 
 
 def workload_spec(name: str) -> WorkloadSpec:

@@ -103,6 +103,10 @@ class Settings:
         return tuple(field.name for field in fields(cls))
 
 
+def _takes_all(_model: str, _settings: Settings) -> None:
+    pass
+
+
 @dataclass(frozen=True)
 class WorkloadSpec:
     """What can be asked of a workload, known without its data.
@@ -112,12 +116,17 @@ class WorkloadSpec:
         models: name of a model -> the settings of its shape that it takes, with their defaults.
         settings: the other settings that the workload takes, with their defaults; None: optional, without one.
         required: those of `settings` that must be given.
+        check: raises `TrainingError` or `UnknownNameError` for a model and settings, every default filled in, that no
+            data could make work. It reads none.
+        tries_models: a model is made before a launch, to see that its shape fits the data; False: `check` knows.
     """
 
     load: Callable[[Settings], Workload]
     models: Mapping[str, Mapping[str, int]]
     settings: Mapping[str, str | int | None] = field(default_factory=dict)
     required: tuple[str, ...] = ()
+    check: Callable[[str, Settings], None] = _takes_all
+    tries_models: bool = False
 
 
 def has_dynamic_shapes(model: nn.Module) -> bool:

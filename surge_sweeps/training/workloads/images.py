@@ -210,6 +210,8 @@ SPEC = WorkloadSpec(
     models={name: module.DEFAULTS for name, module in _MODELS.items()},
     settings={"data": None, "eval_data": None},
     required=("data",),
+    # Which shapes can be depends on the images' size, and the models are small.
+    tries_models=True,
 )
 
 

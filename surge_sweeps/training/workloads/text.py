@@ -16,9 +16,11 @@ from torch import Tensor, nn
 
 from surge_sweeps.errors import TrainingError, UnknownNameError
 from surge_sweeps.training.data.text import find_texts
-from surge_sweeps.training.data.tokenizers import load_tokenizer
+from surge_sweeps.training.data.tokenizers import check_tokenizer_name, load_tokenizer
 from surge_sweeps.training.data.tokens import TokenWindows, tokenize
 from surge_sweeps.training.models import gpt, moe
+from surge_sweeps.training.models.moe_shape import check_moe_shape
+from surge_sweeps.training.models.shape_settings import check_heads, shape_setting
 from surge_sweeps.training.workloads.base import Settings, Workload, WorkloadSpec
 from surge_sweeps.training.workloads.token_loss import token_cross_entropy
 
@@ -138,10 +140,24 @@ def load(settings: Settings) -> Workload:
     training, held_out = find_texts(settings.data, settings.eval_data)
     tokenizer = load_tokenizer(settings.tokenizer, training)
     train, evaluated = tokenize(training, tokenizer), tokenize(held_out, tokenizer)
+    _check_length(length, len(train.numbers), len(evaluated.numbers))
     windows = TokenWindows(train.numbers, length, "the training text")
     eval_windows = TokenWindows(evaluated.numbers, length, "the held-out text")
     digest = hashlib.sha256(f"{tokenizer.vocabulary} {train.digest} {evaluated.digest}".encode()).hexdigest()
     return TextWorkload(settings, tokenizer.vocabulary, digest[:12], windows, _spread(eval_windows))
+
+
+def _check_length(length: int, training: int, held_out: int) -> None:
+    """Name the limit of the shorter text at once, whichever of the two that is."""
+    most = min(training, held_out) - 1
+    if length > most:
+        raise TrainingError(
+            f"sequences of {length} tokens need {length + 1} tokens; the training text has {training}, and the held-out"
+            f" text has {held_out}.",
+            f"Take a sequence_length of at most {most}, or a longer text."
+            if most > 0
+            else "Give a longer text.",
+        )
 
 
 def _spread(windows: TokenWindows) -> Tensor:
@@ -149,8 +165,24 @@ def _spread(windows: TokenWindows) -> Tensor:
     return torch.from_numpy(windows[np.arange(count) * len(windows) // count])
 
 
+def check(model: str, settings: Settings) -> None:
+    """See that a tokenizer may have that name, and that there can be a model of that shape.
+
+    Raises:
+        UnknownNameError, TrainingError: it cannot be.
+    """
+    check_tokenizer_name(str(settings.tokenizer))
+    if model == "moe":
+        names = ("width", "heads", "experts", "experts_per_token")
+        check_moe_shape(**{name: shape_setting(settings, name, moe.DEFAULTS) for name in names})
+    else:
+        width, heads = (shape_setting(settings, name, gpt.DEFAULTS) for name in ("width", "heads"))
+        check_heads(width, heads)
+
+
 SPEC = WorkloadSpec(
     load=load,
+    check=check,
     models={name: module.DEFAULTS for name, module in MODELS.items()},
     settings={"data": None, "eval_data": None, "sequence_length": 128, "tokenizer": "bytes"},
     required=("data",),

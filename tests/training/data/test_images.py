@@ -252,7 +252,7 @@ def test_images_of_several_sizes_are_counted(tmp_path: Path) -> None:
         "b/0.png": picture(1, size=(8, 8)), "b/1.png": picture(1, size=(8, 8)), "b/2.png": picture(1, size=(9, 8)),
     }  # fmt: skip
     assert refused(
-        "differ in size: 5 6 x 4 pixels, 2 8 x 8 pixels, 1 9 x 8 pixels",
+        "differ in size: 5 of 6 x 4 pixels, 2 of 8 x 8 pixels, 1 of 9 x 8 pixels",
         data=as_folder(tmp_path / "a", files),
     )
 

@@ -175,6 +175,20 @@ def test_a_process_killed_at_work_leaves_nothing_in_the_way(
     assert tokenize(text, ByteTokenizer()).numbers[:5].tolist() == list(b"Story")
 
 
+def test_what_is_made_is_told_on_standard_error_when_it_is_made(
+    text: Text, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for _ in range(2):
+        load_tokenizer("bpe-270", text)
+        tokenize(text, ByteTokenizer())
+    size = (folder / "a.jsonl").stat().st_size
+    kept = f"once; it is kept in '{folder / 'cache'}' (SURGE_CACHE_DIR)."
+    assert capsys.readouterr().err.splitlines() == [
+        f"making the tokenizer bpe-270 from '{folder / 'a.jsonl'}', {kept}",
+        f"tokenising the text of '{folder / 'a.jsonl'}' (1 file, {size:,} bytes) as bytes, {kept}",
+    ]
+
+
 def test_a_cache_that_cannot_be_written(text: Text, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "file").write_text("")
     monkeypatch.setenv("SURGE_CACHE_DIR", str(folder / "file"))

@@ -1,0 +1,81 @@
+"""What is looked at once before the trials of a sweep begin: their data, and whether these fit the settings.
+
+A fault that no trial can go around is then told once, and not by every trial, after minutes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+
+from surge_sweeps.errors import MissingExtraError
+from surge_sweeps.training.checkpoint import load_checkpoint
+from surge_sweeps.training.config import TrialConfig
+from surge_sweeps.training.workloads import load_workload, workload_spec
+from surge_sweeps.training.workloads.base import Workload
+
+
+def check_data(configs: Iterable[TrialConfig], *, is_here: bool) -> list[str]:
+    """Read what trials train on, and what they start from.
+
+    What has to be decoded or tokenised is kept: trials in other processes find it.
+
+    Args:
+        configs: one of those that differ in learning rate and seed alone is enough.
+        is_here: the trials run on this machine; else only data that every machine has are looked at.
+
+    Returns:
+        A sentence for each batch size that exceeds its data set, see `oversize`.
+
+    Raises:
+        UnknownNameError, TrainingError: the data are missing, damaged or too small, or no model of that shape takes
+            them; or the checkpoint to branch from cannot be read.
+        MissingExtraError: a package that the trials need on this machine is not installed.
+
+    >>> configs = [TrialConfig(lr=0.1, batch_size=batch_size, max_steps=3) for batch_size in (32, 2874)]
+    >>> check_data(configs, is_here=True)
+    ['a batch of 2,874 examples is 2.0 times the data set of 1,437; the run sees it 6.0 times.']
+    """
+    told: dict[str, None] = {}
+    seen: set[object] = set()
+    for config in configs:
+        needs_files = "data" in workload_spec(config.workload).settings
+        if needs_files and not is_here:
+            continue
+        try:
+            workload = load_workload(config.workload, config.settings)
+        except MissingExtraError:
+            if is_here:
+                raise
+            continue
+        if (
+            is_here
+            and (key := (config.workload, config.model, config.settings, config.init_from)) not in seen
+        ):
+            seen.add(key)
+            _check_start(config, workload)
+        told |= dict.fromkeys(oversize(config, workload.train_examples))
+    return list(told)
+
+
+def _check_start(config: TrialConfig, workload: Workload) -> None:
+    if workload_spec(config.workload).tries_models:
+        workload.build_model(config.model, torch.Generator())
+    if config.init_from is not None:
+        load_checkpoint(Path(config.init_from))
+
+
+def oversize(config: TrialConfig, train_examples: int | None) -> list[str]:
+    """A sentence on a batch that is larger than the data set, which is allowed; else none.
+
+    Args:
+        train_examples: of the data set; None: an endless stream.
+    """
+    if train_examples is None or config.batch_size <= train_examples:
+        return []
+    return [
+        f"a batch of {config.batch_size:,} examples is {config.batch_size / train_examples:.1f} times the data set of"
+        f" {train_examples:,}; the run sees it {config.steps * config.batch_size / train_examples:.1f} times."
+    ]
