@@ -33,6 +33,7 @@ from surge_sweeps.training.devices import CPU, pick_device
 from surge_sweeps.training.ensemble import MIN_REPLICAS, stack_size
 from surge_sweeps.training.evaluation import evaluate
 from surge_sweeps.training.loop import run_loop
+from surge_sweeps.training.memory import is_out_of_memory, release_memory
 from surge_sweeps.training.optimizers import build_optimizer
 from surge_sweeps.training.precision import PRECISIONS
 from surge_sweeps.training.session import Setup, open_session
@@ -51,8 +52,10 @@ SLICE_S = 0.5
 BATCH_SIZES = (4, 32, 256, 1024)
 #: Runs in one stack on a GPU: 12 learning rates of 8 seeds.
 GPU_RUNS = 96
+GPU_SEEDS = 8
 #: The paper's grid (Li et al. 2024, Table 1): 10 learning rates and 100 seeds at each batch size from 1 to 12.
 GRID_RUNS = 1000
+GRID_SEEDS = 100
 GRID_BATCH_SIZES = range(1, 13)
 GRID_MEASURED = (1, 4, 8, 12)
 #: Steps of a short run: to the target loss and 10 more. The paper gives no number; time is in proportion to it.
@@ -171,13 +174,28 @@ def loop_against_bare(name: str, settings: Settings, device: torch.device, pairs
     )
 
 
-def stack_of(workload: Workload, config: TrialConfig, runs: int) -> Callable[[], object]:
-    """A step of so many replicas at once."""
+def stack_of(workload: Workload, config: TrialConfig, runs: int, seeds: int) -> Callable[[], object]:
+    """A step of so many replicas at once, of so many seeds at most; those of one seed see the same examples."""
     model = workload.build_model(config.model, torch.Generator().manual_seed(0))
     stack = StackedReplicas(workload, [model] * runs, [config] * runs)
-    order = DataOrder(workload.train_examples, 0)
-    indices = order.positions(0, runs * config.batch_size).view(runs, config.batch_size)
-    return partial(stack.step, indices)
+    orders = [DataOrder(workload.train_examples, seed) for seed in range(min(seeds, runs))]
+    batches = [order.positions(0, config.batch_size) for order in orders]
+    batch_of = torch.arange(runs, device=workload.device) % len(batches)
+    return partial(stack.step, torch.stack(batches), batch_of)
+
+
+def largest_stack(
+    workload: Workload, config: TrialConfig, runs: int, seeds: int, timed: Timed
+) -> tuple[int, Callable[[], float]]:
+    """How many of these runs memory holds at once, by halving, and what measures a step of so many."""
+    while True:
+        try:
+            return runs, repeated(stack_of(workload, config, runs, seeds), timed)
+        except RuntimeError as error:
+            if runs <= MIN_REPLICAS or not is_out_of_memory(error):
+                raise
+        release_memory()
+        runs = max(runs // 2, MIN_REPLICAS)
 
 
 def alone(workload: Workload, config: TrialConfig) -> Callable[[], object]:
@@ -203,11 +221,8 @@ def ensemble_against_loop(settings: Settings, device: torch.device, pairs: int) 
         config = trial(settings, batch_size=batch_size)
         workload = workload_of(config, device)
         chosen = runs_at_once(workload, config, GPU_RUNS)
-        runs = max(chosen, MIN_REPLICAS)
-        one, other = (
-            repeated(stack_of(workload, config, runs), timed),
-            repeated(alone(workload, config), timed),
-        )
+        runs, one = largest_stack(workload, config, max(chosen, MIN_REPLICAS), GPU_SEEDS, timed)
+        other = repeated(alone(workload, config), timed)
         together, single, ratio, spread = paired(one, other, pairs)
         note = "" if chosen > 1 else "; beyond the cache, so `train` takes the loop"
         print(
@@ -259,8 +274,9 @@ def paper_grid(settings: Settings, device: torch.device) -> None:
     for batch_size in GRID_MEASURED:
         config = trial(settings, batch_size=batch_size)
         workload = workload_of(config, device)
-        runs = max(runs_at_once(workload, config, GRID_RUNS), MIN_REPLICAS)
-        seconds.append(repeated(stack_of(workload, config, runs), timed)() / runs)
+        wanted = max(runs_at_once(workload, config, GRID_RUNS), MIN_REPLICAS)
+        runs, measure = largest_stack(workload, config, wanted, GRID_SEEDS, timed)
+        seconds.append(measure() / runs)
     of_step = np.interp(GRID_BATCH_SIZES, GRID_MEASURED, seconds)
     minutes = float(of_step.sum()) * GRID_RUNS * GRID_STEPS / 60
     print(

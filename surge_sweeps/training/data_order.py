@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from surge_sweeps.errors import TrainingError
@@ -45,24 +46,29 @@ class DataOrder:
             )
         self.size = size
         self.seed = seed
+        self._drawn: tuple[int, NDArray[np.int64]] | None = None
 
     def positions(self, start: int, stop: int) -> Tensor:
         """(stop - start,) int64 example indices at the stream's positions [start, stop)."""
         if self.size is None:
             return torch.arange(start, stop) + self.seed * STRETCH
-        first = start // self.size
-        epochs = [self._epoch(epoch, self.size) for epoch in range(first, -(-stop // self.size))]
-        stream = np.concatenate(epochs) if epochs else np.empty(0, dtype=np.int64)
-        return torch.from_numpy(stream[start - first * self.size : stop - first * self.size])
+        parts = [np.empty(0, dtype=np.int64)]
+        for epoch in range(start // self.size, -(-stop // self.size)):
+            before = epoch * self.size
+            parts.append(self._epoch(epoch, self.size)[max(start - before, 0) : stop - before])
+        return torch.from_numpy(np.concatenate(parts))
 
     def batches(self, first_step: int, last_step: int, batch_size: int) -> Tensor:
         """(last_step - first_step, batch_size) int64 example indices of the steps [first_step, last_step)."""
         stream = self.positions(first_step * batch_size, last_step * batch_size)
         return stream.view(last_step - first_step, batch_size)
 
-    def _epoch(self, epoch: int, size: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-        source = np.random.SeedSequence(self.seed, spawn_key=(_STREAM, epoch))
-        return np.random.Generator(np.random.PCG64(source)).permutation(size)
+    def _epoch(self, epoch: int, size: int) -> NDArray[np.int64]:
+        # The one drawn last is kept: of a large set, many blocks of steps are parts of one epoch.
+        if self._drawn is None or self._drawn[0] != epoch:
+            source = np.random.SeedSequence(self.seed, spawn_key=(_STREAM, epoch))
+            self._drawn = epoch, np.random.Generator(np.random.PCG64(source)).permutation(size)
+        return self._drawn[1]
 
 
 def block_steps(batch_size: int) -> int:

@@ -88,10 +88,12 @@ def run_ensemble(
         workload, [starts[configs[i].seed].model for i in rows], [configs[i] for i in rows]
     )
     shared = configs[0]
-    seeds = sorted(starts)
-    orders = [DataOrder(workload.train_examples, seed) for seed in seeds]
-    batches = each_batch(orders, 0, shared.steps, shared.batch_size)
-    seed_of_row = _positions(seeds, [configs[i].seed for i in rows])
+    seeds = sorted({configs[i].seed for i in rows})
+    # Runs of one seed see the same examples at a step.
+    batches = each_batch(
+        [DataOrder(workload.train_examples, seed) for seed in seeds], 0, shared.steps, shared.batch_size
+    )
+    seed_of_row = torch.tensor([seeds.index(configs[i].seed) for i in rows], device=workload.device)
     done = 0
     total = torch.zeros(len(stack), dtype=workload.dtype, device=workload.device)
     live = list(range(len(rows)))
@@ -99,7 +101,7 @@ def run_ensemble(
         step = min(traces[rows[position]].next_step for position in live)
         for number in range(done, step):
             share = 1.0 if shared.has_constant_lr else shared.lr_multiplier(number)
-            total += stack.step(next(batches)[seed_of_row], share)
+            total += stack.step(next(batches), seed_of_row, share)
         done = step
         # Runs that go on after their target log at steps of their own.
         due = [position for position in live if traces[rows[position]].next_step == step]
@@ -126,8 +128,3 @@ def run_ensemble(
             seed_of_row, total = seed_of_row[live], total[live]
             live = list(range(len(rows)))
     return traces
-
-
-def _positions(seeds: Sequence[int], wanted: Sequence[int]) -> torch.Tensor:
-    place = {seed: position for position, seed in enumerate(seeds)}
-    return torch.tensor([place[seed] for seed in wanted])

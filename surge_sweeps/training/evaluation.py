@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor, nn
 
 from surge_sweeps.errors import TrainingError
-from surge_sweeps.training.batch_statistics import statistics_of_the_evaluated
+from surge_sweeps.training.batch_statistics import batch_statistics_layers, statistics_of_the_evaluated
 from surge_sweeps.training.memory import is_out_of_memory, release_memory
 from surge_sweeps.training.precision import computing_in
 from surge_sweeps.training.workloads.base import Penalized, Workload
@@ -29,6 +31,8 @@ class Evaluator:
         self._workload = workload
         self._model = model
         self._precision = precision
+        # Asked once: of a small network, going through its layers takes a tenth of an evaluation.
+        self._has_statistics = bool(batch_statistics_layers(model))
         self.examples_at_once = min(workload.eval_examples, workload.eval_examples_at_once)
 
     def __call__(self) -> float:
@@ -59,7 +63,7 @@ class Evaluator:
     def _attempt(self) -> float | None:
         total, size = self._workload.eval_examples, self.examples_at_once
         try:
-            with torch.no_grad(), statistics_of_the_evaluated(self._model):
+            with torch.no_grad(), self._statistics():
                 if size >= total:
                     return float(self._loss(0, total))
                 parts = [(start, min(start + size, total)) for start in range(0, total, size)]
@@ -70,6 +74,9 @@ class Evaluator:
             if not is_out_of_memory(error):
                 raise
             return None
+
+    def _statistics(self) -> AbstractContextManager[None]:
+        return statistics_of_the_evaluated(self._model) if self._has_statistics else nullcontext()
 
     def _loss(self, start: int, stop: int) -> Tensor:
         inputs, targets = self._workload.eval_batch(start, stop)

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import fields
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from surge_sweeps.errors import TrainingError
 from surge_sweeps.trackers.base import EVAL_LOSS, TRAIN_LOSS, RunRecord
 from surge_sweeps.training import TrialConfig, train
+from surge_sweeps.training.data_order import DataOrder
 from surge_sweeps.training.ensemble import MIN_REPLICAS, run_ensemble
 from surge_sweeps.training.loop import run_loop
 from surge_sweeps.training.optimizers import OPTIMIZERS
-from surge_sweeps.training.stacked import can_stack
+from surge_sweeps.training.stacked import StackedReplicas, can_stack
 from surge_sweeps.training.start import starts
 from surge_sweeps.training.workloads.digits import Digits
 
@@ -93,6 +95,34 @@ def test_runs_that_reach_the_target_leave_and_the_rest_go_on_unchanged(
     ended = [trace.last_step for trace in run_ensemble(exact_digits, configs, begin)]
     assert len(set(ended)) > 2
     assert_same_curves(exact_digits, configs, 1e-8)
+
+
+def test_runs_of_one_seed_share_their_examples_to_the_bit(digits: Digits) -> None:
+    configs = grid("adamw", [0.001, 0.003, 0.01], [0, 1])
+    models = [starts(digits, configs)[config.seed].model for config in configs]
+    shared, own = (StackedReplicas(digits, models, configs) for _ in range(2))
+    seed_of = torch.tensor([config.seed for config in configs])
+    for step in range(3):
+        indices = torch.stack(
+            [order.batches(step, step + 1, 16)[0] for order in (DataOrder(1437, 0), DataOrder(1437, 1))]
+        )
+        each = torch.arange(len(configs))
+        assert torch.equal(shared.step(indices, seed_of), own.step(indices[seed_of], each))
+    assert shared.eval_losses(range(6)) == own.eval_losses(range(6))
+
+
+def test_examples_are_made_once_a_seed_however_many_runs_see_them(digits: Digits) -> None:
+    asked: list[tuple[int, ...]] = []
+
+    class Counted(Digits):
+        def train_batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+            asked.append(tuple(indices.shape))
+            return super().train_batch(indices)
+
+    counted = Counted(**{field.name: getattr(digits, field.name) for field in fields(digits)})
+    configs = grid("adamw", [0.001, 0.003, 0.01], [5, 9], max_steps=4)
+    run_ensemble(counted, configs, starts(digits, [*configs, *grid("adamw", [0.001], [7])]))
+    assert asked == 4 * [(2, 16)]
 
 
 def test_capped_and_finished_are_told_apart() -> None:
