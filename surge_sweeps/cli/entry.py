@@ -9,23 +9,27 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from surge_sweeps.collector import collected_lightly
+
 #: What shells take for a command that Ctrl-C ended.
 EXIT_INTERRUPTED = 130
 
 
 def report_main() -> None:
     """Entry point of `surge-report`."""
-    with _stoppable():
+    with _stoppable(), collected_lightly() as loaded:
         from surge_sweeps.cli.report import main
 
+        loaded()
         main()
 
 
 def sweep_main() -> None:
     """Entry point of `surge-sweep`."""
-    with _stoppable():
+    with _stoppable(), collected_lightly() as loaded:
         from surge_sweeps.cli.sweep import main
 
+        loaded()
         main()
 
 

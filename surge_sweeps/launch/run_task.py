@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from surge_sweeps.collector import collected_lightly
 from surge_sweeps.errors import SurgeError, TrackerError
 from surge_sweeps.launch.child import Room, checkpoint_folder, room_asked_by_signals
 from surge_sweeps.launch.command import expand_command
@@ -254,4 +255,6 @@ def _ended(code: int) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with collected_lightly() as loaded:
+        loaded()
+        sys.exit(main())

@@ -12,8 +12,9 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+from surge_sweeps.collector import collected_lightly
 from surge_sweeps.errors import SurgeError
 from surge_sweeps.extras import require
 from surge_sweeps.sweep import Scalar
@@ -29,8 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parameters, options = parse(arguments)
     try:
         # Whether a run can make room is only known once it is open.
-        with room_on_signals() as stop:
-            _train(parameters, options, stop)
+        with room_on_signals() as stop, collected_lightly() as loaded:
+            _train(parameters, options, stop, loaded)
     except SurgeError as error:
         _say(f"error: {error}")
         return 1
@@ -45,7 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _train(parameters: Mapping[str, Scalar], options: Options, stop: StopRequest) -> None:
+def _train(
+    parameters: Mapping[str, Scalar], options: Options, stop: StopRequest, loaded: Callable[[], None]
+) -> None:
     """Train, log, and say the outcome in one line; of several processes the first one says it."""
     torch = require("torch", "train")
     if "OMP_NUM_THREADS" not in os.environ:
@@ -57,7 +60,7 @@ def _train(parameters: Mapping[str, Scalar], options: Options, stop: StopRequest
     rank = this_rank()
     say = _say if rank.number == 0 else _say_nothing
     try:
-        outcome = train_trial(parameters, options, rank, stop, say)
+        outcome = train_trial(parameters, options, rank, stop, say, loaded)
     except Preempted as made_room:
         say(f"{made_room}; it goes on there once it is started again.")
         raise

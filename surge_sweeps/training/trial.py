@@ -29,12 +29,18 @@ Say = Callable[[str], None]
 
 
 def train_trial(
-    parameters: Mapping[str, Scalar], options: Options, rank: Rank, stop: StopRequest, say: Say
+    parameters: Mapping[str, Scalar],
+    options: Options,
+    rank: Rank,
+    stop: StopRequest,
+    say: Say,
+    loaded: Callable[[], None] = lambda: None,
 ) -> str:
     """Train one trial and log it; return its outcome.
 
     Args:
         rank: which of the trial's processes this is. stop: asks for room. say: what the user is told meanwhile.
+        loaded: called once what logs the run is open.
 
     Raises:
         Preempted: the run made room. Terminated: it was asked to and cannot go on later, so it was closed.
@@ -46,6 +52,7 @@ def train_trial(
     device = pick_device(options.device, rank.local)
     name = options.task.trial_id if options.task else trial_id(parameters)
     with joined(rank, device) as processes, _opened(name, opened, options, processes) as run:
+        loaded()
         setup = Setup(device, options.micro_batch_size, processes)
         # What the first process was given decides for all how they are stopped.
         resumable = processes.any_of(isinstance(run, ResumableRun) and rank.number == 0)[0]

@@ -6,7 +6,6 @@ import json
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from forked_python import ForkedPython
 
 from surge_sweeps.launch.driver import Work, plan_tasks
 from surge_sweeps.launch.folder import Launch
@@ -77,17 +77,15 @@ def make_launch(
     return Launch.create(plan)
 
 
-def start(launch: Launch, task: int = 0) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "surge_sweeps.launch.run_task", str(launch.folder), str(task)]
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=Path.home()
-    )
+def start(launch: Launch, task: int = 0) -> ForkedPython:
+    command = ["-m", "surge_sweeps.launch.run_task", str(launch.folder), str(task)]
+    return ForkedPython(command, folder=Path.home(), errors_too=True)
 
 
-def run(launch: Launch, task: int = 0) -> tuple[int, str]:
-    process = start(launch, task)
-    output, _ = process.communicate(timeout=120)
-    return process.returncode, output
+def run(launch: Launch, task: int = 0) -> tuple[int | None, str]:
+    with start(launch, task) as process:
+        output = process.communicate()
+        return process.returncode, output
 
 
 def wait_for(is_so: Callable[[], object]) -> None:
@@ -130,12 +128,12 @@ def test_asked_to_make_room_again_and_again_it_goes_on_with_the_same_bits(uri: s
     launch = make_launch(LONG, uri)
     checkpoints = tmp_path / ".surge" / "checkpoints"
     for number in (signal.SIGTERM, signal.SIGUSR2):
-        process = start(launch)
-        wait_for(partial(listens, process.pid, number))
-        time.sleep(1)
-        process.send_signal(number)
-        output, _ = process.communicate(timeout=120)
-        assert process.returncode == MADE_ROOM, output
+        with start(launch) as process:
+            wait_for(partial(listens, process.pid, number))
+            time.sleep(1)
+            process.send_signal(number)
+            output = process.communicate()
+            assert process.returncode == MADE_ROOM, output
         assert launch.end_of(0) is None
     kept = list(checkpoints.iterdir())
     code, output = run(launch)
@@ -161,12 +159,12 @@ def test_a_script_that_makes_room_goes_on_in_its_run(uri: str, tmp_path: Path) -
     for step, code in ((2, 143), (3, 0)):
         text = SCRIPT.replace("sys.exit(143)", f"sys.exit({code})").replace("step == 2", f"step == {step}")
         (tmp_path / "train.py").write_text(text)
-        process = start(launch)
-        wait_for(kept.exists)
-        wait_for(partial(reads, kept, str(step + 1)))
-        process.send_signal(signal.SIGTERM)
-        output, _ = process.communicate(timeout=120)
-        assert process.returncode == MADE_ROOM, output
+        with start(launch) as process:
+            wait_for(kept.exists)
+            wait_for(partial(reads, kept, str(step + 1)))
+            process.send_signal(signal.SIGTERM)
+            output = process.communicate()
+            assert process.returncode == MADE_ROOM, output
     (tmp_path / "hold").unlink()
     assert run(launch)[0] == DONE
     curves = collect("project", tracker="mlflow", uri=uri, step="_step")
@@ -191,12 +189,11 @@ def test_a_killed_task_takes_its_script_along(uri: str, tmp_path: Path) -> None:
     (tmp_path / "hold").touch()
     sweep = Sweep(lr=(0.1,), batch_size=(8,), seed=(0,), command=SCRIPT_COMMAND, program="train.py")
     launch = make_launch(sweep, uri)
-    process = start(launch)
-    wait_for((tmp_path / "began").exists)
-    found = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True)
-    script = int(found.stdout)
-    process.kill()
-    process.communicate()
+    with start(launch) as process:
+        wait_for((tmp_path / "began").exists)
+        found = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True)
+        script = int(found.stdout)
+        process.kill()
 
     def is_gone() -> bool:
         path = Path(f"/proc/{script}/stat")

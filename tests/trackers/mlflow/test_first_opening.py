@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+from forked_python import ForkedPython
 from mlflow_stores import MlflowServer, Postgres, free_port
 
 from surge_sweeps.errors import TrackerError
@@ -18,7 +17,6 @@ PROCESSES = 4
 WRITES = """
 import sys, time
 from pathlib import Path
-import mlflow, mlflow.store.tracking.sqlalchemy_store
 from surge_sweeps.trackers import open_tracker
 from surge_sweeps.trackers.mlflow import writer
 uri, index, folder, count = sys.argv[1], sys.argv[2], Path(sys.argv[3]), int(sys.argv[4])
@@ -37,15 +35,11 @@ tracker.close()
 def write_at_once(uri: str, folder: Path) -> None:
     folder.mkdir()
     started = [
-        subprocess.Popen(
-            [sys.executable, "-c", WRITES, uri, str(index), str(folder), str(PROCESSES)],
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        ForkedPython(["-c", WRITES, uri, str(index), str(folder), str(PROCESSES)], errors_too=True)
         for index in range(PROCESSES)
     ]
-    errors = [process.communicate(timeout=120)[1] for process in started]
-    assert [process.returncode for process in started] == [0] * PROCESSES, "\n".join(errors)
+    said = [process.communicate() for process in started]
+    assert [process.returncode for process in started] == [0] * PROCESSES, "\n".join(said)
     curves = collect("demo", uri=uri)
     assert sorted(curves.runs["trial_id"]) == [f"t{index}" for index in range(PROCESSES)]
     assert set(curves.runs["status"]) == {"finished"}

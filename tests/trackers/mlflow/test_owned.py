@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import sqlite3
-import subprocess
-import sys
 import time
 import uuid
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
+from forked_python import ForkedPython
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow_stores import MlflowServer
@@ -52,25 +50,32 @@ class Store:
 
     def __init__(self, uri: str) -> None:
         self.uri, self.project = uri, f"owned-{uuid.uuid4().hex[:8]}"
+        self._launched: list[Tracker] = []
         self.launch().close()
 
     def launch(self) -> Tracker:
         tracker = self.open()
         tracker.open_sweep("s1", "digits", {"name": "digits"})
+        self._launched.append(tracker)
         return tracker
+
+    def close(self) -> None:
+        """End what was launched: at the end of this process the server is gone, and would be waited for."""
+        for tracker in self._launched:
+            tracker.close()
 
     def open(self) -> Tracker:
         return open_tracker("mlflow", self.project, self.uri)
 
-    def start(self, trial: str, owner: str, hang_after: int = -1) -> subprocess.Popen[str]:
+    def start(self, trial: str, owner: str, hang_after: int = -1) -> ForkedPython:
         order = json.dumps([self.uri, self.project, trial, owner, hang_after])
-        return subprocess.Popen([sys.executable, "-c", TASK, order], stdout=subprocess.PIPE, text=True)
+        return ForkedPython(["-c", TASK, order])
 
     def finish(self, trial: str, owner: str) -> tuple[str, int]:
         """The run's id, and the last step that was there before."""
-        said, _ = (task := self.start(trial, owner)).communicate(timeout=120)
-        assert task.returncode == 0
-        run_id, step = said.split()
+        with self.start(trial, owner) as task:
+            run_id, step = task.communicate().split()
+            assert task.returncode == 0
         return run_id, int(step)
 
     def runs(self, kind: str = "trial") -> list[Run]:
@@ -90,24 +95,25 @@ class Store:
 
 
 @pytest.fixture(params=["sqlite", "postgres", "server"])
-def store(request: pytest.FixtureRequest) -> Store:
+def store(request: pytest.FixtureRequest) -> Iterator[Store]:
     names = {"sqlite": "uri", "postgres": "postgres_uri", "server": "shared_server"}
     found = request.getfixturevalue(names[request.param])
-    return Store(found.uri if isinstance(found, MlflowServer) else found)
+    with closing(Store(found.uri if isinstance(found, MlflowServer) else found)) as made:
+        yield made
 
 
 @pytest.fixture
-def local(uri: str) -> Store:
-    return Store(uri)
+def local(uri: str) -> Iterator[Store]:
+    with closing(Store(uri)) as made:
+        yield made
 
 
 def leave_killed(store: Store, trial: str, owner: str, after: int = 5) -> str:
     """A run whose process was killed once it had logged some steps."""
     with store.start(trial, owner, hang_after=after) as task:
-        assert task.stdout is not None
         run_id = task.stdout.readline().split()[0]
         assert task.stdout.readline() == "hangs\n"
-        os.kill(task.pid, signal.SIGKILL)
+        task.kill()
     return run_id
 
 
@@ -170,7 +176,7 @@ def test_four_tasks_at_once_share_a_sweep_and_write_nothing_of_it(store: Store) 
     (before,) = store.runs("sweep")
     tasks = [store.start(f"t{index}", f"launch/{index}") for index in range(4)]
     for task in tasks:
-        task.communicate(timeout=180)
+        task.communicate(timeout_s=180)
     assert [task.returncode for task in tasks] == [0] * 4
     (parent,) = store.runs("sweep")
     assert parent.to_dictionary() == before.to_dictionary()
