@@ -7,6 +7,8 @@ import shlex
 from pathlib import Path
 
 PAGE = Path(__file__).parent.parent / "docs" / "own_script.md"
+#: On the path of the scripts they start and end sooner.
+QUICK_START = str(Path(__file__).parent / "quick_start")
 
 
 def fenced_blocks(language: str) -> list[str]:

@@ -95,6 +95,29 @@ def test_module_imports_only_what_lies_upstream(path: Path) -> None:
             assert box in OWNERS[top], f"{path} imports {top}, which belongs to {OWNERS[top]}"
 
 
+def test_every_module_that_is_imported_is_there() -> None:
+    """Nothing else would tell of one that the wheel lacks, and that only a rare way through the program imports."""
+
+    def is_there(module: str) -> bool:
+        path = PACKAGE.parent / module.replace(".", "/")
+        return path.with_name(f"{path.name}.py").exists() or (path / "__init__.py").exists()
+
+    wanted = {
+        name
+        for path in MODULES
+        for name in imports(path)
+        if name.partition(".")[0] == "surge_sweeps" and "." in name
+    }
+    assert len(wanted) > 500
+    assert [
+        name for name in sorted(wanted) if not is_there(name) and not is_there(name.rpartition(".")[0])
+    ] == []
+
+
+def test_users_type_checkers_are_told_that_there_are_types() -> None:
+    assert (PACKAGE / "py.typed").exists()
+
+
 def test_theory_needs_numpy_and_scipy_alone() -> None:
     path = PACKAGE / "theory.py"
     third_party = {name.partition(".")[0] for name in imports(path)} - set(sys.stdlib_module_names)

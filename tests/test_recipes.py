@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import runpy
 import signal
@@ -19,7 +20,7 @@ from typing import NamedTuple
 
 import pandas as pd
 import pytest
-from own_script_page import PAGE, fenced_blocks, printed_commands, printed_scripts, sweep_command
+from own_script_page import PAGE, QUICK_START, fenced_blocks, printed_commands, printed_scripts, sweep_command
 from typer.testing import CliRunner
 from wandb_server import WandbServer
 
@@ -70,6 +71,7 @@ def quick_scripts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         "WANDB_X_DISABLE_STATS": "true",
     }.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PYTHONPATH", QUICK_START, prepend=os.pathsep)
 
 
 @pytest.fixture
@@ -148,7 +150,7 @@ def test_every_flag_of_the_page_exists() -> None:
 def test_five_lines_and_a_learning_rate_that_diverges(
     wandb_server: WandbServer, start_sweep: Callable, wandb_popen: Callable, tmp_path: Path
 ) -> None:
-    cells = Cells((0.01, 1e15), (16, 32))
+    cells = Cells((0.01, 1e15), (16,))
     sweep = start_sweep("train_wandb.py", cells, max_steps=40)
     script = tmp_path / "train_wandb.py"
     script.write_text(script.read_text().replace("AdamW", "SGD"))  # AdamW stays finite at any
@@ -166,7 +168,7 @@ def test_five_lines_and_a_learning_rate_that_diverges(
     project = f"{wandb_server.entity}/{PROJECT}"
     counted = CliRunner().invoke(sweep_app, [*missing, "--project", project, "--json", "--quiet"])
     (standing,) = json.loads(counted.stdout)["sweeps"]
-    assert [standing[name] for name in ("planned", "finished", "diverged", "missing")] == [4, 2, 2, 0]
+    assert [standing[name] for name in ("planned", "finished", "diverged", "missing")] == [2, 1, 1, 0]
 
 
 @pytest.mark.slow

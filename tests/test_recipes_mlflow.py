@@ -17,6 +17,7 @@ import yaml
 from launch.local_launches import start_launch, statuses, wait_for
 from own_script_page import (
     PAGE,
+    QUICK_START,
     added_lines,
     fenced_blocks,
     printed_commands,
@@ -46,6 +47,7 @@ def folder(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.chdir(tmp_path)
     for name, value in {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PYTHONPATH", QUICK_START, prepend=os.pathsep)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     shutil.copy(empty_store, tmp_path / "mlflow.db")
     return tmp_path

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -15,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import typer
+from forked_python import ForkedPython
 from mlflow_stores import MlflowServer
 from typer.testing import CliRunner
 from wandb_server import WandbServer
@@ -116,13 +115,11 @@ def _runs(uri: str) -> int:
 def test_killed_again_and_again_it_doubles_nothing(folder: Path, uri: str, run_import: Import) -> None:
     FilesTracker(folder).write_runs("s1", records(40, first=100))
     for written in (5, 30):
-        process = subprocess.Popen(
-            [sys.executable, "-c", KILLED, str(folder), uri], stderr=subprocess.DEVNULL
-        )
-        while _runs(uri) < written and process.poll() is None:
-            time.sleep(0.05)
-        process.kill()
-        assert process.wait() != 0  # it was not through
+        with ForkedPython(["-c", KILLED, str(folder), uri]) as process:
+            while _runs(uri) < written and process.poll() is None:
+                time.sleep(0.05)
+            process.kill()
+            assert process.wait() != 0  # it was not through
     run_import(folder, "--tracker=mlflow", f"--uri={uri}", "--project=imported")
     runs = MlflowReader(uri).runs("imported")
     results = Counter(run.params["trial_id"] for run in runs if run.status in ("finished", "diverged"))

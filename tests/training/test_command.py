@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from forked_python import ForkedPython
 
 from surge_sweeps.errors import SurgeError
 from surge_sweeps.sweep import trial_id
@@ -26,11 +23,6 @@ def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("MLFLOW_TRACKING_URI", "WANDB_SWEEP_ID"):
         monkeypatch.delenv(name, raising=False)
-
-
-def environment() -> Mapping[str, str]:
-    root = str(Path(__file__).parents[2])
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
 
 
 def test_a_trial_is_logged_under_the_id_of_its_parameters(capsys: pytest.CaptureFixture[str]) -> None:
@@ -149,29 +141,12 @@ def test_under_a_wandb_agent_the_tracker_can_still_be_chosen(monkeypatch: pytest
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_an_interrupted_run_keeps_its_points_and_is_crashed(sent: signal.Signals, code: int) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "surge_sweeps.training",
-        "--lr=1e-4",
-        "--batch_size=4",
-        "--max_steps=10000000",
-    ]
-    process = subprocess.Popen(
-        command,
-        env=environment(),
-        stderr=subprocess.PIPE,
-        text=True,
-        # A shell that runs the tests in the background has them, and so the child, ignore SIGINT.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
-    try:
+    command = ["-m", "surge_sweeps.training", "--lr=1e-4", "--batch_size=4", "--max_steps=10000000"]
+    with ForkedPython(command) as process:
         wait_for_run(process)
         time.sleep(1)
         process.send_signal(sent)
         _, stderr = process.communicate(timeout=60)
-    finally:
-        process.kill()
     assert process.returncode == code, stderr
     assert "Traceback" not in stderr
     curves = collect("surge-sweeps")
@@ -179,7 +154,7 @@ def test_an_interrupted_run_keeps_its_points_and_is_crashed(sent: signal.Signals
     assert len(curves.points) > 5
 
 
-def wait_for_run(process: subprocess.Popen[str]) -> None:
+def wait_for_run(process: ForkedPython) -> None:
     deadline = time.monotonic() + 180  # two processes that import torch and MLflow, on a busy machine
     while time.monotonic() < deadline and process.poll() is None:
         if run_is_there():

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
+from forked_python import ForkedPython
 
 pytest.importorskip("mlflow")
 
@@ -133,7 +131,7 @@ def test_a_killed_run_goes_on_under_its_id_without_doubles(
     monkeypatch.setenv("MLFLOW_RUN_ID", run.info.run_id)
     flush_often = "import surge_sweeps.trackers.mlflow.buffer as b; b.FLUSH_SECONDS = 0.0; "
     code = f"{flush_often}from surge_sweeps.training.__main__ import main; main({[*trial, '--max_steps=1000']!r})"
-    with subprocess.Popen([sys.executable, "-c", code], env=dict(os.environ)) as process:
+    with ForkedPython(["-c", code]) as process:
         deadline = time.monotonic() + 60
         while len(logged(client, run)) < 20 and time.monotonic() < deadline and process.poll() is None:
             time.sleep(0.02)
@@ -164,9 +162,8 @@ def test_a_killed_task_that_is_started_again_goes_on_from_its_last_state(
 ) -> None:
     """SIGKILL of the real command; the engine starts the same task again."""
     task, states = of_task("killed", "launch/3"), Path(".surge/checkpoints")
-    command = [sys.executable, "-m", "surge_sweeps.training", *task, "--checkpoint-every-minutes=0.0005"]
-    root = str(Path(__file__).parents[2])
-    with subprocess.Popen(command, env={**os.environ, "PYTHONPATH": root}) as process:
+    command = ["-m", "surge_sweeps.training", *task, "--checkpoint-every-minutes=0.0005"]
+    with ForkedPython(command) as process:
         deadline = time.monotonic() + 120
         while (
             not list(states.glob("a-trial-*.pt")) and time.monotonic() < deadline and process.poll() is None

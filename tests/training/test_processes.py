@@ -16,7 +16,9 @@ import torch
 
 pytest.importorskip("mlflow")
 
+from forked_python import ForkedPython
 from mlflow import MlflowClient
+from mlflow_stores import free_port
 
 from surge_sweeps.errors import TrainingError
 from surge_sweeps.sweep import trial_id
@@ -77,15 +79,45 @@ def run(task: Sequence[str], event: str = "", rank: int = 0, at: int = 0, limit:
         event, rank, at, limit: what one of them meets, see `narrow_trainer`.
     """
     root = str(Path(__file__).parents[2])
-    told = {"EVENT": event, "RANK": str(rank), "AT": str(at), "LIMIT": str(limit)}
     return subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", TRAINER, *task],
-        env={**os.environ, "PYTHONPATH": root, **{f"NARROW_{name}": text for name, text in told.items()}},
+        env={**os.environ, "PYTHONPATH": root, **to_meet(event, rank, at, limit)},
         capture_output=True,
         text=True,
         check=False,
         timeout=PATIENCE_S,
     )
+
+
+def run_without_torchrun(
+    task: Sequence[str], event: str = "", rank: int = 0, at: int = 0, limit: int = 0
+) -> list[Done]:
+    """As `run`, where torchrun has nothing to do but to start them; what became of each process."""
+    among = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    started = [
+        ForkedPython(
+            ["-c", f"import runpy; runpy.run_path({TRAINER!r}, run_name='__main__')", *task],
+            environment={
+                **os.environ,
+                **to_meet(event, rank, at, limit),
+                **among,
+                "RANK": str(number),
+                "LOCAL_RANK": str(number),
+            },
+        )
+        for number in range(2)
+    ]
+    ended = []
+    for process in started:
+        with process:
+            said = process.communicate(PATIENCE_S)
+            ended.append(Done([], process.wait(), *said))
+    return ended
+
+
+def to_meet(event: str, rank: int, at: int, limit: int) -> dict[str, str]:
+    told = {"EVENT": event, "RANK": str(rank), "AT": str(at), "LIMIT": str(limit)}
+    return {f"NARROW_{name}": text for name, text in told.items()}
 
 
 def finished(project: str) -> tuple[pd.DataFrame, dict[str, str]]:
@@ -116,9 +148,10 @@ def test_two_processes_train_as_one_does_and_go_on_with_the_same_bits() -> None:
     assert main(of_task("one", {**PARAMETERS, "model": "mlp"})) == 0
     alone, summary = finished("one")
     assert summary == {}
-    whole = run(of_task("two"))
-    assert whole.returncode == 0, whole.stderr
-    assert whole.stdout.count("finished after 60 steps") == 1
+    first, second = run_without_torchrun(of_task("two"))
+    assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
+    assert first.stdout.startswith("finished after 60 steps")
+    assert second.stdout == ""
     together, summary = finished("two")
     assert summary == {"micro_batch_size": "16", "accumulation": "1", "world_size": "2"}
     assert_close(together, alone)
@@ -153,10 +186,11 @@ def test_a_killed_process_takes_the_other_along_and_the_run_goes_on_in_one() -> 
 
 
 def test_memory_that_runs_out_in_one_process_halves_in_both() -> None:
-    done = run(of_task("narrow"), "limit", rank=1, at=30, limit=5)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.count("out of memory: going on with micro-batches of 8 examples instead of 16") == 1
-    assert done.stderr.count("out of memory: going on with micro-batches of 4 examples instead of 8") == 1
+    first, second = run_without_torchrun(of_task("narrow"), "limit", rank=1, at=30, limit=5)
+    assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
+    said = first.stderr + second.stderr
+    assert said.count("out of memory: going on with micro-batches of 8 examples instead of 16") == 1
+    assert said.count("out of memory: going on with micro-batches of 4 examples instead of 8") == 1
     points, summary = finished("narrow")
     assert summary == {"micro_batch_size": "4", "accumulation": "4", "world_size": "2"}
     assert main(of_task("wide", {**PARAMETERS, "model": "mlp"})) == 0
@@ -164,10 +198,10 @@ def test_memory_that_runs_out_in_one_process_halves_in_both() -> None:
 
 
 def test_a_fault_in_one_process_ends_both_and_closes_the_run() -> None:
-    done = run(of_task("fault"), "fault", rank=1, at=30)
-    assert done.returncode == 1
-    assert "a fault of this process alone" in done.stderr
-    assert "process 1 of 2 lost the others" in done.stderr
+    first, second = run_without_torchrun(of_task("fault"), "fault", rank=1, at=30)
+    assert (first.returncode, second.returncode) == (1, 1)
+    assert "a fault of this process alone" in second.stderr
+    assert "process 1 of 2 lost the others" in first.stderr
     assert collect("fault").runs["status"].tolist() == ["crashed"]
 
 

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from forked_python import ForkedPython
 
 from surge_sweeps.trackers.files.layout import RunsFolder
 from surge_sweeps.trackers.files.scratch import Scratch
 from surge_sweeps.trackers.files.writer import FilesTracker
 
 CONFIG = {"lr": 0.1, "batch_size": 8, "seed": 0}
-Start = Callable[..., "subprocess.Popen[str]"]
+Start = Callable[..., ForkedPython]
 
 
 @pytest.fixture
@@ -52,21 +52,12 @@ def scripts(store: FilesTracker, folder: Path, template: Path) -> FilesTracker:
 @pytest.fixture
 def start() -> Iterator[Start]:
     """Start a Python program in a process of its own: `start(code, *arguments, env={...})`."""
-    started: list[subprocess.Popen[str]] = []
+    with ExitStack() as started:
 
-    def begin(code: str, *arguments: object, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            [sys.executable, "-c", code, *map(str, arguments)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, **(env or {})},
-        )
-        started.append(process)
-        return process
+        def begin(code: str, *arguments: object, env: dict[str, str] | None = None) -> ForkedPython:
+            environment = {**os.environ, **(env or {})}
+            return started.enter_context(
+                ForkedPython(["-c", code, *map(str, arguments)], environment=environment)
+            )
 
-    yield begin
-    for process in started:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
+        yield begin

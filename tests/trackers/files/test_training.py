@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+from forked_python import ForkedPython
 
 from surge_sweeps.trackers.files.layout import RunsFolder
 from surge_sweeps.trackers.files.run_file import read_whole
@@ -18,15 +17,20 @@ pytest.importorskip("torch")
 FLAGS = ("--lr=0.01", "--batch_size=16", "--seed=3", "--max_steps=2500")
 
 
-def train(folder: Path, project: str) -> subprocess.Popen[bytes]:
+def train(folder: Path, project: str) -> ForkedPython:
     task = ("--sweep-id=s1", "--trial-id=t1", "--owner=launch/0")
-    command = [sys.executable, "-m", "surge_sweeps.training", *FLAGS, "--tracker=files", *task]
-    return subprocess.Popen([*command, f"--project={project}"], cwd=folder)
+    command = ["-m", "surge_sweeps.training", *FLAGS, "--tracker=files", *task]
+    return ForkedPython([*command, f"--project={project}"], folder=folder)
 
 
-def wait_for(folder: Path, pattern: str, process: subprocess.Popen[bytes]) -> None:
+def written_ns(folder: Path) -> list[int]:
+    """When each run's file was written last."""
+    return [file.stat().st_mtime_ns for file in folder.glob("disturbed/runs/*.parquet")]
+
+
+def wait_until_it_writes(folder: Path, process: ForkedPython, before: list[int]) -> None:
     deadline_s = time.monotonic() + 120
-    while not list(folder.glob(pattern)):
+    while written_ns(folder) == before:
         assert process.poll() is None
         assert time.monotonic() < deadline_s
         time.sleep(0.02)
@@ -35,14 +39,15 @@ def wait_for(folder: Path, pattern: str, process: subprocess.Popen[bytes]) -> No
 def test_a_run_that_was_stopped_and_killed_is_one_run_with_the_same_bits(tmp_path: Path) -> None:
     undisturbed = train(tmp_path, "undisturbed")
     stopped = train(tmp_path, "disturbed")
-    wait_for(tmp_path, "disturbed/runs/*.parquet", stopped)
+    wait_until_it_writes(tmp_path, stopped, [])
     time.sleep(0.3)
     stopped.send_signal(signal.SIGTERM)
     assert stopped.wait(120) != 0
+    before = written_ns(tmp_path)
     killed = train(tmp_path, "disturbed")
-    time.sleep(2.0)
+    wait_until_it_writes(tmp_path, killed, before)
     killed.send_signal(signal.SIGKILL)
-    killed.wait()
+    assert killed.wait() == -signal.SIGKILL
     assert train(tmp_path, "disturbed").wait(300) == 0
     assert undisturbed.wait(300) == 0
     both = []

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import SimpleNamespace
 
 import pytest
+from forked_python import ForkedPython
 from mlflow import MlflowClient
 from mlflow_stores import MlflowServer
 
@@ -50,38 +47,24 @@ tracker.close()
 class Element:
     """One element of a job array."""
 
-    process: subprocess.Popen[str]
+    process: ForkedPython
 
     def start(self) -> None:
         print(file=self.process.stdin, flush=True)
 
     def says(self) -> str:
-        assert self.process.stdout is not None
         return self.process.stdout.readline()
 
 
 @contextmanager
 def elements(count: int, uri: str, project: str) -> Iterator[list[Element]]:
-    started = [
-        Element(
-            subprocess.Popen(
-                [sys.executable, "-c", ELEMENT, uri, project],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-        )
-        for _ in range(count)
-    ]
-    try:
+    with ExitStack() as stack:
+        started = [
+            Element(stack.enter_context(ForkedPython(["-c", ELEMENT, uri, project]))) for _ in range(count)
+        ]
         for element in started:
             assert element.says() == "ready\n"
         yield started
-    finally:
-        for element in started:
-            if element.process.poll() is None:
-                element.process.kill()
-            element.process.communicate()
 
 
 def leave_preempted(uri: str, project: str) -> None:
@@ -127,8 +110,7 @@ def test_a_run_whose_process_is_gone_is_taken_up_at_once_by_its_id(
         assert killed.says() == "goes on\n"
         with pytest.raises(TrackerError, match=f"process {killed.process.pid} on"):
             open_tracker("mlflow", "demo", uri).start_run(None, "t0", CONFIG)
-        os.kill(killed.process.pid, signal.SIGKILL)
-        killed.process.wait()
+        killed.process.kill()
     tracker = open_tracker("mlflow", "demo", uri)
     tracker.start_run(None, "t0", CONFIG).finish("finished")
     tracker.close()

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import shutil
-import signal
 import sqlite3
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -14,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forked_python import ForkedPython
 
 pytest.importorskip("mlflow")
 
@@ -89,13 +87,10 @@ def test_a_sound_store_has_no_findings(uri: str, record: Callable[..., RunRecord
 
 
 def test_what_a_killed_launch_left_open_is_closed_once_and_for_all(uri: str, database: Path) -> None:
-    writer = subprocess.Popen([sys.executable, "-c", WRITER, uri], stdout=subprocess.PIPE, text=True)
-    assert writer.stdout
-    assert writer.stdout.readline() == "at work\n"
-    assert examine(uri).findings == []  # it is at work
-    writer.send_signal(signal.SIGKILL)
-    writer.wait()
-    writer.stdout.close()
+    with ForkedPython(["-c", WRITER, uri]) as writer:
+        assert writer.stdout.readline() == "at work\n"
+        assert examine(uri).findings == []  # it is at work
+        writer.kill()
     assert examine(uri).findings == []  # nobody can know yet
     age(database, 2 * HOUR_MS)
 

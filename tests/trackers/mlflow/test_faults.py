@@ -15,6 +15,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
+from forked_python import ForkedPython
 from mlflow_stores import MlflowServer, Postgres, postgres_missing
 
 from surge_sweeps.errors import TrackerError
@@ -346,12 +347,11 @@ except TrackerError as error:
 
 
 def test_a_file_that_cannot_grow_is_said_and_what_was_done_is_kept(uri: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", FULL, uri], capture_output=True, text=True, check=False, timeout=60
-    )
-    assert "could not be written: " in done.stdout, done.stderr
-    assert "The trials done are kept" in done.stdout
-    assert "Traceback" not in done.stderr
+    with ForkedPython(["-c", FULL, uri]) as process:
+        output, errors = process.communicate()
+    assert "could not be written: " in output, errors
+    assert "The trials done are kept" in output
+    assert "Traceback" not in errors
     tracker = open_tracker("mlflow", "demo", uri)
     assert dict(tracker.done_trials()) == {"t0": "finished"}
     assert tracker.close_stale("s1") == 1

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 import pytest
+from forked_python import ForkedPython
 
 from surge_sweeps.errors import TrackerError
 from surge_sweeps.trackers import collect, open_tracker
@@ -28,7 +27,7 @@ def names(folder: Path) -> list[str]:
 
 
 def kill_while_making(path: Path, delay_s: float) -> None:
-    with subprocess.Popen([sys.executable, "-c", OPEN, f"sqlite:///{path}"]) as process:
+    with ForkedPython(["-c", OPEN, f"sqlite:///{path}"]) as process:
         deadline = time.monotonic() + START_LIMIT_S
         while not names(path.parent) and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.005)

@@ -23,7 +23,7 @@ uri, index, folder, count = sys.argv[1], sys.argv[2], Path(sys.argv[3]), int(sys
 (folder / index).touch()
 while len(list(folder.iterdir())) < count:
     time.sleep(0.01)
-tracker = open_tracker("mlflow", "demo", uri)
+tracker = open_tracker("mlflow", "first-opening", uri)
 run = tracker.start_run(None, f"t{index}", {"lr": 0.1, "batch_size": 8, "seed": int(index)})
 for step in range(5):
     run.log(step, {"eval/loss": 1.0})
@@ -35,12 +35,12 @@ tracker.close()
 def write_at_once(uri: str, folder: Path) -> None:
     folder.mkdir()
     started = [
-        ForkedPython(["-c", WRITES, uri, str(index), str(folder), str(PROCESSES)], errors_too=True)
+        ForkedPython(["-c", WRITES, uri, str(index), str(folder), str(PROCESSES)])
         for index in range(PROCESSES)
     ]
-    said = [process.communicate() for process in started]
-    assert [process.returncode for process in started] == [0] * PROCESSES, "\n".join(said)
-    curves = collect("demo", uri=uri)
+    errors = [process.communicate()[1] for process in started]
+    assert [process.returncode for process in started] == [0] * PROCESSES, "\n".join(errors)
+    curves = collect("first-opening", uri=uri)
     assert sorted(curves.runs["trial_id"]) == [f"t{index}" for index in range(PROCESSES)]
     assert set(curves.runs["status"]) == {"finished"}
     assert len(curves.points) == 5 * PROCESSES
@@ -61,9 +61,9 @@ def test_an_empty_postgresql_database_opened_by_four_processes_at_once(
 
 @pytest.mark.slow
 def test_a_new_experiment_of_a_server_written_by_four_processes_at_once(
-    mlflow_server: MlflowServer, tmp_path: Path
+    shared_server: MlflowServer, tmp_path: Path
 ) -> None:
-    write_at_once(mlflow_server.uri, tmp_path / "ready")
+    write_at_once(shared_server.uri, tmp_path / "ready")
 
 
 def test_a_database_that_does_not_answer_is_an_error_at_once(postgres: Postgres) -> None:

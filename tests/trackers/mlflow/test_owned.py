@@ -74,7 +74,7 @@ class Store:
     def finish(self, trial: str, owner: str) -> tuple[str, int]:
         """The run's id, and the last step that was there before."""
         with self.start(trial, owner) as task:
-            run_id, step = task.communicate().split()
+            run_id, step = task.communicate()[0].split()
             assert task.returncode == 0
         return run_id, int(step)
 
@@ -176,7 +176,7 @@ def test_four_tasks_at_once_share_a_sweep_and_write_nothing_of_it(store: Store) 
     (before,) = store.runs("sweep")
     tasks = [store.start(f"t{index}", f"launch/{index}") for index in range(4)]
     for task in tasks:
-        task.communicate(timeout_s=180)
+        task.communicate(timeout=180)
     assert [task.returncode for task in tasks] == [0] * 4
     (parent,) = store.runs("sweep")
     assert parent.to_dictionary() == before.to_dictionary()

@@ -8,8 +8,6 @@ import os
 import shutil
 import socket
 import sqlite3
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -18,6 +16,7 @@ from pathlib import Path
 import mlflow
 import numpy as np
 import pytest
+from forked_python import ForkedPython
 from mlflow import MlflowClient
 from mlflow.entities import ViewType
 
@@ -357,13 +356,8 @@ def test_a_users_own_script_logs_into_the_run_of_its_trial(
 ) -> None:
     run = tracker.start_script("s1", "t1", {"lr": 0.25, "batch_size": 8, "seed": 3}, "loss")
     assert tracker.close_stale("s1") == 0
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, "0.5", "0"],
-        env={**os.environ, **run.environment},
-        cwd=tmp_path,
-        check=False,
-    )
-    assert run.finish(done.returncode) == "finished"
+    with ForkedPython(["-c", SCRIPT, "0.5", "0"], environment={**os.environ, **run.environment}) as script:
+        assert run.finish(script.wait(120)) == "finished"
     silent = tracker.start_script("s1", "t2", {"lr": 0.5, "batch_size": 8, "seed": 3}, "loss")
     assert silent.finish(0) == "crashed"
     assert dict(tracker.done_trials()) == {"t1": "finished"}
