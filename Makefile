@@ -61,10 +61,12 @@ reference: $(VENV)/.installed-all
 reference-%: export SURGE_DATA_DIR := $(abspath $(or $(SURGE_DATA_DIR),data))
 reference-%: export SURGE_CACHE_DIR := $(abspath $(or $(SURGE_CACHE_DIR),.surge/cache))
 reference-%: $(VENV)/.installed-all
+	test -d reports/reference/$*/sweeps
 	mkdir -p build/reference-$*
-	cd build/reference-$* && ../../$(BIN)/surge-sweep launch ../../reports/reference/$*/sweeps/*.yaml --project $*
-	cd build/reference-$* && ../../$(BIN)/surge-report $* --tracker mlflow --output report
+	cd build/reference-$* && ../../$(BIN)/surge-sweep launch ../../reports/reference/$*/sweeps/*.yaml --project $* --uri sqlite:///mlflow.db --replan
+	cd build/reference-$* && ../../$(BIN)/surge-report $* --uri sqlite:///mlflow.db --output report
 	cp build/reference-$*/report/* reports/reference/$*/
+	rm -rf build/reference-$*
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache

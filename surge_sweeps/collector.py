@@ -1,4 +1,4 @@
-"""The garbage collector in a program of ours: it passes over what was imported neither while that loads nor at the end.
+"""The garbage collector in a program of ours: it looks through what was imported neither as that loads nor at the end.
 
 Half a million objects come with torch and MLflow and stay for good. Python looks through them again and again as they
 come, and once more as the program ends: two fifths of what a trial of a few steps costs.

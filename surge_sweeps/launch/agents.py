@@ -83,6 +83,7 @@ class AgentLauncher:
             try:
                 for sweep, trials in launch.to_do():
                     self._check(sweep, trials, stop)
+                stop.check()
                 self._on_checked()
                 launch.run(progress, stop)
                 result = launch.result()
@@ -190,7 +191,8 @@ class _Launch:
             Stopped: the user asked for it. SurgeError: a sweep is paused, or the script can never work.
             TrackerError: the server is away or refuses.
         """
-        work = self._claims.claim(self._open())
+        # Asked again: data may have been made ready for minutes, while another machine began.
+        work = self._claims.claim(self._still_open())
         stop.check()
         if work:
             self._let_agents(work, progress, stop)

@@ -64,15 +64,24 @@ def launch_sweeps(
     with one_launch(), stop_signals() as stop:
         store.give_up_when(lambda: stop.is_requested)
         try:
-            busy = in_flight(target, is_alone=True)
-            done = planned.keys() & store.done_trials().keys()
+            engines = in_flight(target, is_alone=True)
             over = over_launches(target.working_folder)
-            busy = _with_others(busy, store, sweeps, over)
+
+            def look() -> tuple[set[str], InFlight, list[Work]]:
+                """What is done, what is in hand, and what is left to do."""
+                done = planned.keys() & store.done_trials().keys()
+                busy = _with_others(engines, store, sweeps, over)
+                return done, busy, _pending(planned, done | busy.trials.keys())
+
+            done, busy, pending = look()
             result = _before(planned, done, busy)
-            pending = _pending(planned, done | busy.trials.keys())
             for work in pending:
                 check(work.sweep, work.trials, stop)
             stop.check()
+            if pending:
+                # Data may have been made ready for minutes, while another machine began.
+                done, busy, pending = look()
+                result = _before(planned, done, busy)
             for sweep in sweeps:
                 store.open_sweep(sweep.sweep_id, sweep.name, sweep.to_dict())
                 store.close_stale(sweep.sweep_id, busy.trials.keys(), over)

@@ -7,6 +7,7 @@ critical batch sizes outside the range, wide intervals. Not covered: costs; `sur
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from statistics import median
 
@@ -25,6 +26,8 @@ from surge_sweeps.report.numbers import batch_text, factor_text, list_text, lr_t
 from surge_sweeps.report.sentences import sentence, speaks_of_schedule
 from surge_sweeps.report.words import bound_of
 
+#: How a problem ends that says what to run.
+_ASKS = re.compile(r": (?:add|give|log|run|train)\b")
 #: 95% interval, upper end over lower, that corresponds to a standard deviation of 0.1 in log LR: with it a drop of
 #: 1.7x past the peak shows nearly always, with twice the deviation in two thirds of the cases.
 NARROW_ENOUGH_FACTOR = 1.5
@@ -59,11 +62,12 @@ def next_runs(group: GroupFit, problems: Sequence[ProblemRecord] = ()) -> list[s
 
 
 def lacks(group: GroupFit, problems: Sequence[ProblemRecord]) -> list[ProblemRecord]:
-    """The problems that say what a group's runs lack: of no single run, no doubt about all, and not on the schedule."""
+    """The problems that ask for runs: of no single run, no doubt about all, and not on the schedule."""
     return [
         problem
         for problem in problems
         if problem.run is None
+        and _ASKS.search(problem.what)
         and (not group.group or problem.what.startswith(f"{group.label()}: "))
         and not problem.what.startswith(DOUBT)
         and not speaks_of_schedule(group, problem)

@@ -159,10 +159,9 @@ def tradeoff_remarks(targets: Sequence[TargetFit]) -> tuple[str, ...]:
         sentence(remark if target.loss is None else f"{target_label(target)}: {remark}")
         for target in targets
         if family_of(target).counts_steps()
-        for remark in [
-            *([] if has_tradeoff(target) else [_unidentified(target)]),
-            *(_remarks(target.tradeoff) if target.tradeoff else []),
-        ]
+        for remark in (
+            _remarks(target.tradeoff) if target.tradeoff and has_tradeoff(target) else [_unidentified(target)]
+        )
     )
 
 

@@ -212,7 +212,7 @@ def _optima_caption(info: Info | None) -> str:
 
 def _laws_caption(choices: Iterable[tuple[str, Info]]) -> str:
     if not any(isinstance(info, LawsInfo) and info.curves for _, info in choices):
-        return "No law is fitted to these points: too few batch sizes have an optimum with an interval or a bound."
+        return "No law is fitted to these points: the reasons stand beside the verdict."
     return "The percentage is a law's Akaike weight: how probable it is among the candidates, given these points."
 
 

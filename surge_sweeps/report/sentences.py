@@ -149,8 +149,9 @@ def recommendation(
     else:
         start = f"{count_text(phases[-1].from_examples)} {schedule.batch_unit}"
         plan = f"{pairs[0]}{ends[0]}, then go in {len(phases) - 1} steps to {pairs[-1]} from {start} on"
-    start = "T" if decided else "No law is established, so this is only the best of what was run: t"
-    return " ".join([f"{start}rain with {plan}.", *_cautions(schedule, targets, decided=decided)])
+    only = "" if decided else "No law is established, so this is only the best of what was run: "
+    verb = "Train" if decided else "train"
+    return " ".join([f"{only}{verb} with {plan}.", *_cautions(schedule, targets, decided=decided)])
 
 
 def changes(phases: Sequence[PhaseRecord]) -> list[PhaseRecord]:
@@ -177,7 +178,7 @@ def _cautions(schedule: ScheduleRecord, targets: Sequence[TargetFit], *, decided
         found.append(_lowered(lowered, decided=decided))
     elif decided and schedule.law == MEASURED:
         found.append("No law is established, so these learning rates rest on the measured optima alone.")
-    if any(optimum.high is None for _, optimum in lowered):
+    if len(lowered) <= MOST_PHASES and any(optimum.high is None for _, optimum in lowered):
         which = "That interval" if len(lowered) == 1 else "An interval that ends in “or more”"
         found.append(f"{which} is open above: these runs do not say how much larger the optimum may be.")
     return found

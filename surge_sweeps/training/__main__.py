@@ -22,15 +22,18 @@ from surge_sweeps.training.options import Options, parse
 from surge_sweeps.training.preemption import Preempted, StopRequest, Terminated, room_on_signals
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, loaded: Callable[[], None] = lambda: None) -> int:
     """Train one trial; return the exit code: 0 for every result, a diverged one included, 1 for an error.
 
     A run that was asked to make room, or ended by SIGTERM, returns 143, as a shell reports SIGTERM.
+
+    Args:
+        arguments: of the command line; None: this process's. loaded: called once what logs the run is open.
     """
     parameters, options = parse(arguments)
     try:
         # Whether a run can make room is only known once it is open.
-        with room_on_signals() as stop, collected_lightly() as loaded:
+        with room_on_signals() as stop:
             _train(parameters, options, stop, loaded)
     except SurgeError as error:
         _say(f"error: {error}")
@@ -77,4 +80,5 @@ def _say_nothing(_: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with collected_lightly() as loaded:
+        sys.exit(main(loaded=loaded))

@@ -94,6 +94,8 @@ def run_ensemble(
         [DataOrder(workload.train_examples, seed) for seed in seeds], 0, shared.steps, shared.batch_size
     )
     seed_of_row = torch.tensor([seeds.index(configs[i].seed) for i in rows], device=workload.device)
+    # Batches of seeds that no run is left of are not made.
+    seen = torch.arange(len(seeds))
     done = 0
     total = torch.zeros(len(stack), dtype=workload.dtype, device=workload.device)
     live = list(range(len(rows)))
@@ -101,7 +103,7 @@ def run_ensemble(
         step = min(traces[rows[position]].next_step for position in live)
         for number in range(done, step):
             share = 1.0 if shared.has_constant_lr else shared.lr_multiplier(number)
-            total += stack.step(next(batches), seed_of_row, share)
+            total += stack.step(next(batches)[seen], seed_of_row, share)
         done = step
         # Runs that go on after their target log at steps of their own.
         due = [position for position in live if traces[rows[position]].next_step == step]
@@ -125,6 +127,7 @@ def run_ensemble(
         if len(rows) - len(live) >= COMPACT_SHARE * len(rows):
             stack.keep(live)
             rows = [rows[position] for position in live]
-            seed_of_row, total = seed_of_row[live], total[live]
+            left, seed_of_row = torch.unique(seed_of_row[live], return_inverse=True)
+            seen, total = seen[left.cpu()], total[live]
             live = list(range(len(rows)))
     return traces

@@ -47,6 +47,13 @@ def test_where_no_loss_could_be_evaluated_the_terminal_says_so_and_what_the_runs
     assert "lists them" not in text
 
 
+def test_what_asks_for_no_runs_is_no_run_that_would_decide() -> None:
+    text = summary(nothing_evaluated(ProblemRecord(run=None, what="2 runs left out: running")))
+    decide, found = text.split("Problems found:")
+    assert "left out" not in decide
+    assert "- 2 runs left out: running." in found
+
+
 def test_many_kinds_of_problems_are_counted() -> None:
     others = [ProblemRecord(run="a", what=f"fault {place}") for place in range(4)]
     text = summary(nothing_evaluated(*others))

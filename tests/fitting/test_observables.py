@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -290,6 +292,15 @@ def test_groups_are_the_varying_hyper_parameters_without_those_that_repeat_other
     ]
     plan = plan_fit(join_curves(*parts))
     assert [group.group.key for group in plan.groups] == [{"optimizer": "adamw"}, {"optimizer": "sign"}]
+
+
+def test_how_often_a_run_was_looked_at_makes_no_group() -> None:
+    curves = simulate_training(
+        Truth("sqrt", {"a": 0.01}), Grid(BATCH_SIZES, [0.01, 0.03, 0.1], 2), np.random.default_rng(0)
+    )
+    often = np.where(curves.runs["seed"] == 0, 30.0, np.nan)
+    plan = plan_fit(replace(curves, runs=curves.runs.assign(log_points=often)))
+    assert [group.group.key for group in plan.groups] == [{}]
 
 
 def test_optimizers_with_learning_rates_of_their_own_are_groups_of_their_own() -> None:

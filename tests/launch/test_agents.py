@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,9 +22,10 @@ from surge_sweeps.cli.sweep import app
 from surge_sweeps.errors import SurgeError, TrackerError
 from surge_sweeps.launch import agent_crew, agent_processes, agents, claims
 from surge_sweeps.launch.agents import AgentLauncher
-from surge_sweeps.launch.base import LaunchResult
+from surge_sweeps.launch.base import Interrupted, LaunchResult
+from surge_sweeps.launch.stop import StopRequest
 from surge_sweeps.progress import no_progress
-from surge_sweeps.sweep import SCRIPT_COMMAND, Sweep
+from surge_sweeps.sweep import SCRIPT_COMMAND, Sweep, Trial
 from surge_sweeps.trackers.wandb.client import WandbProject, connect
 from surge_sweeps.trackers.wandb.sweeps import list_sweeps, register
 
@@ -430,6 +431,20 @@ def test_what_cannot_run_is_refused_before_anything_is_registered(
         launch(SWEEP)
     with pytest.raises(SurgeError, match="1 or more"):
         AgentLauncher(PROJECT, 0)
+    assert not list_sweeps(connect(), PROJECT)
+
+
+def test_a_stop_asked_for_while_data_are_made_registers_and_freezes_nothing(
+    folder: Path, wandb_server: WandbServer
+) -> None:
+    def interrupted(_sweep: Sweep, _trials: Sequence[Trial], _stop: StopRequest) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    frozen: list[str] = []
+    launcher = AgentLauncher(PROJECT, 1, check=interrupted, on_checked=lambda: frozen.append("frozen"))
+    with pytest.raises(Interrupted):
+        launcher.launch([SWEEP], no_progress)
+    assert not frozen
     assert not list_sweeps(connect(), PROJECT)
 
 

@@ -32,6 +32,7 @@ from surge_sweeps.launch.lock import one_launch
 from surge_sweeps.launch.stop import StopRequest
 from surge_sweeps.sweep import SCRIPT_COMMAND, Sweep, Trial
 from surge_sweeps.trackers import collect, open_tracker
+from surge_sweeps.trackers.base import RunRecord
 
 
 @pytest.fixture
@@ -246,3 +247,21 @@ def test_what_is_left_to_do_is_looked_at_before_anything_is_registered(
         launch(replace(small, lr=(0.001, 0.003)), uri=uri, check=refuse)
     assert launch(small, uri=uri, check=refuse).already_done == 2
     assert looked == [{0.001}, {0.001}, {0.003}]
+
+
+def test_what_another_machine_did_while_data_were_made_is_not_done_again(uri: str) -> None:
+    small = replace(BUILTIN, lr=(0.001,), batch_size=(8,), constants={**BUILTIN.constants, "max_steps": 5})
+
+    def elsewhere(sweep: Sweep, trials: Sequence[Trial], _stop: StopRequest) -> None:
+        store = open_tracker("mlflow", "project", uri)
+        store.open_sweep(sweep.sweep_id, sweep.name, sweep.to_dict())
+        metrics = {"eval/loss": [(0, 2.3), (5, 2.2)]}
+        store.write_runs(
+            sweep.sweep_id,
+            [RunRecord(trial.parameters, trial.trial_id, "finished", metrics) for trial in trials],
+        )
+        store.close()
+
+    result = launch(small, uri=uri, check=elsewhere)
+    assert (result.already_done, dict(result.ended)) == (2, {})
+    assert len(collect("project", tracker="mlflow", uri=uri).runs) == 2
