@@ -65,7 +65,9 @@ class OpenExperiment:
             with store_errors(self.uri, "read"):
                 return self._client.get_experiment_by_name(self.project) is None
 
-        return keep_trying(self.uri, attempt, None, self.is_given_up)
+        # A database that is away from the start is an error at once, see `_call`; a locked file is waited for.
+        patience_s = None if self.is_server or path is not None else 0.0
+        return keep_trying(self.uri, attempt, patience_s, self.is_given_up)
 
     @cached_property
     def experiment_id(self) -> str:
