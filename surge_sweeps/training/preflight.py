@@ -5,7 +5,7 @@ A fault that no trial can go around is then told once, and not by every trial, a
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -17,13 +17,13 @@ from surge_sweeps.training.workloads import load_workload, workload_spec
 from surge_sweeps.training.workloads.base import Workload
 
 
-def check_data(configs: Iterable[TrialConfig], *, is_here: bool) -> list[str]:
+def check_data(configs: Sequence[TrialConfig], *, is_here: bool) -> list[str]:
     """Read what trials train on, and what they start from.
 
     What has to be decoded or tokenised is kept: trials in other processes find it.
 
     Args:
-        configs: one of those that differ in learning rate and seed alone is enough.
+        configs: of one sweep, one for each batch size: nothing else that they differ in is looked at.
         is_here: the trials run on this machine; else only data that every machine has are looked at.
 
     Returns:
@@ -38,26 +38,18 @@ def check_data(configs: Iterable[TrialConfig], *, is_here: bool) -> list[str]:
     >>> check_data(configs, is_here=True)
     ['a batch of 2,874 examples is 2.0 times the data set of 1,437; the run sees it 6.0 times.']
     """
-    told: dict[str, None] = {}
-    seen: set[object] = set()
-    for config in configs:
-        needs_files = "data" in workload_spec(config.workload).settings
-        if needs_files and not is_here:
-            continue
-        try:
-            workload = load_workload(config.workload, config.settings)
-        except MissingExtraError:
-            if is_here:
-                raise
-            continue
-        if (
-            is_here
-            and (key := (config.workload, config.model, config.settings, config.init_from)) not in seen
-        ):
-            seen.add(key)
-            _check_start(config, workload)
-        told |= dict.fromkeys(oversize(config, workload.train_examples))
-    return list(told)
+    first = configs[0]
+    if not is_here and "data" in workload_spec(first.workload).settings:
+        return []
+    try:
+        workload = load_workload(first.workload, first.settings)
+    except MissingExtraError:
+        if is_here:
+            raise
+        return []
+    if is_here:
+        _check_start(first, workload)
+    return [note for config in configs for note in oversize(config, workload.train_examples)]
 
 
 def _check_start(config: TrialConfig, workload: Workload) -> None:
