@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from surge_sweeps.errors import MissingExtraError
-from surge_sweeps.training.checkpoint import load_checkpoint
+from surge_sweeps.training.checkpoint import load_checkpoint, restore
 from surge_sweeps.training.config import TrialConfig
 from surge_sweeps.training.workloads import load_workload, workload_spec
 from surge_sweeps.training.workloads.base import Workload
@@ -31,7 +31,7 @@ def check_data(configs: Sequence[TrialConfig], *, is_here: bool) -> list[str]:
 
     Raises:
         UnknownNameError, TrainingError: the data are missing, damaged or too small, or no model of that shape takes
-            them; or the checkpoint to branch from cannot be read.
+            them; or the checkpoint to branch from cannot be read or is of another network.
         MissingExtraError: a package that the trials need on this machine is not installed.
 
     >>> configs = [TrialConfig(lr=0.1, batch_size=batch_size, max_steps=3) for batch_size in (32, 2874)]
@@ -53,10 +53,11 @@ def check_data(configs: Sequence[TrialConfig], *, is_here: bool) -> list[str]:
 
 
 def _check_start(config: TrialConfig, workload: Workload) -> None:
-    if workload_spec(config.workload).tries_models:
-        workload.build_model(config.model, torch.Generator())
     if config.init_from is not None:
-        load_checkpoint(Path(config.init_from))
+        checkpoint = load_checkpoint(Path(config.init_from))
+        restore(checkpoint, workload.build_model(config.model, torch.Generator()), config, workload.digest)
+    elif workload_spec(config.workload).tries_models:
+        workload.build_model(config.model, torch.Generator())
 
 
 def oversize(config: TrialConfig, train_examples: int | None) -> list[str]:

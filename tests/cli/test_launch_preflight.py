@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+import torch
 from cli.test_commands import is_told, sweep_here
 from PIL import Image
 from training.workloads.miniatures import write_miniature
@@ -18,6 +19,7 @@ from surge_sweeps.cli.sweep import app
 from surge_sweeps.launch.stop import Stopped, stop_signals
 from surge_sweeps.sweep import Scalar, Sweep
 from surge_sweeps.trackers import open_tracker
+from surge_sweeps.training.checkpoint import Checkpoint, save_checkpoint
 
 TEXT: Mapping[str, Scalar] = {
     "workload": "text",
@@ -100,6 +102,14 @@ def test_data_that_do_not_fit_are_told_before_anything_is_registered(
     assert not list((folder / ".surge").glob("plans/*"))
     # On a cluster the data may lie elsewhere.
     assert sweep_here(folder, "launch", "own.yaml", "--on=slurm", "--dry-run").returncode == 0
+
+
+def test_a_checkpoint_of_another_network_is_told_before_anything_is_registered(folder: Path) -> None:
+    save_checkpoint(folder / "other.pt", Checkpoint({"weight": torch.zeros(2)}, "digits", "mlp", 1.0, 1))
+    sweep_of(TEXT | {"init_from": "other.pt"}).write(folder / "own.yaml")
+    told = sweep_here(folder, "launch", "own.yaml")
+    assert is_told(told, "own.yaml: the checkpoint is of another network", "its workload is digits, not text")
+    assert not (folder / "mlflow.db").exists()
 
 
 def test_images_too_small_for_the_model_are_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
