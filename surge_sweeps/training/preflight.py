@@ -9,10 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from surge_sweeps.errors import MissingExtraError
 from surge_sweeps.training.checkpoint import load_checkpoint, restore
 from surge_sweeps.training.config import TrialConfig
+from surge_sweeps.training.optimizers import build_optimizer
 from surge_sweeps.training.workloads import load_workload, workload_spec
 from surge_sweeps.training.workloads.base import Workload
 
@@ -53,6 +55,8 @@ def check_data(configs: Sequence[TrialConfig], *, is_here: bool) -> list[str]:
 
 
 def _check_start(config: TrialConfig, workload: Workload) -> None:
+    # For its package alone: what holds it is imported where one is made.
+    build_optimizer(config.optimizer, nn.Linear(1, 1), config.lr, config.hyper_parameters())
     if config.init_from is not None:
         checkpoint = load_checkpoint(Path(config.init_from))
         restore(checkpoint, workload.build_model(config.model, torch.Generator()), config, workload.digest)

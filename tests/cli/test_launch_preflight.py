@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from wandb_server import WandbServer
 
 from surge_sweeps.cli.launch_preflight import Preflight
 from surge_sweeps.cli.sweep import app
+from surge_sweeps.errors import MissingExtraError
 from surge_sweeps.launch.stop import Stopped, stop_signals
 from surge_sweeps.sweep import Scalar, Sweep
 from surge_sweeps.trackers import open_tracker
@@ -207,3 +209,15 @@ def test_on_wandb_nothing_is_registered_and_the_file_may_be_mended(
     assert "gone.txt' is not there" in str(done.exception)
     assert not wandb_server.sweeps
     assert not list((folder / ".surge").glob("plans/*"))
+
+
+def test_an_optimizer_whose_package_is_not_installed_is_told_before_anything_is_registered(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pytorch_optimizer", None)
+    sweep_of({"workload": "digits", "optimizer": "lion", "max_steps": 2}).write(folder / "own.yaml")
+    monkeypatch.chdir(folder)
+    told = CliRunner().invoke(app, ["launch", "own.yaml"])
+    assert isinstance(told.exception, MissingExtraError)
+    assert "pytorch_optimizer" in str(told.exception)
+    assert not (folder / "mlflow.db").exists()
