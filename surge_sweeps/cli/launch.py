@@ -211,6 +211,7 @@ class _Request:
             return home.path, None
         _tell_sizes(self._sweeps, self._quiet)
         with progress_bar("agents", quiet=self._quiet, lines=True) as progress:
+            self._preflight.progress = progress
             result = agents.launch(self._sweeps, progress)
         tell_result(result, self._quiet)
         return home.path, result

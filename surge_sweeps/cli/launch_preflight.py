@@ -11,7 +11,7 @@ from surge_sweeps.cli.console import err, progress_bar, say
 from surge_sweeps.errors import MissingExtraError, SurgeError
 from surge_sweeps.launch.checks import check_data_of, check_trials
 from surge_sweeps.launch.stop import StopRequest
-from surge_sweeps.progress import ProgressCallback
+from surge_sweeps.progress import ProgressCallback, no_progress
 from surge_sweeps.sweep import Sweep, Trial
 
 _MEND = "Change the sweep file, then launch again."
@@ -39,10 +39,12 @@ class Preflight:
 
     Attributes:
         doing: what goes on, for a display that is drawn again and again.
+        progress: told the same, for a display that is drawn when it is told something.
     """
 
     def __init__(self, files: Mapping[Path, Sweep], *, is_here: bool, quiet: bool) -> None:
         self.doing = "starting"
+        self.progress: ProgressCallback = no_progress
         self._files = {sweep.sweep_id: file for file, sweep in files.items()}
         self._is_here = is_here
         self._quiet = quiet
@@ -79,14 +81,16 @@ class Preflight:
 
     @contextmanager
     def _shown(self, work: str) -> Iterator[ProgressCallback]:
-        """Shows progress: on a terminal by `doing`, as no second display can be drawn there; else by lines."""
+        """Shows progress: on a terminal in the display that is there, as a second cannot be drawn; else by lines."""
         if not err.is_terminal:
             with progress_bar(work, quiet=self._quiet, lines=True) as progress:
                 yield lambda done, total, text: progress(done, total, text) if total else None
             return
 
         def show(done: float, total: float, text: str) -> None:
-            self.doing = f"{work}: {f'{math.floor(100 * done / total)}%, ' if total else ''}{text}"
+            share = f"{math.floor(100 * done / total)}%" if total else ""
+            self.doing = f"{work}: {', '.join(part for part in (share, text) if part)}"
+            self.progress(done, total, f"{work} {text}")
 
         try:
             yield show

@@ -5,16 +5,19 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Mapping
+from io import StringIO
 from pathlib import Path
 
 import pytest
 import torch
 from cli.test_commands import is_told, sweep_here
 from PIL import Image
+from rich.console import Console
 from training.workloads.miniatures import write_miniature
 from typer.testing import CliRunner
 from wandb_server import WandbServer
 
+from surge_sweeps.cli import launch_preflight
 from surge_sweeps.cli.launch_preflight import Preflight
 from surge_sweeps.cli.sweep import app
 from surge_sweeps.errors import MissingExtraError
@@ -188,6 +191,28 @@ def test_decoding_is_told_once_and_a_stop_ends_it_with_nothing_kept(
     with stop_signals() as stop:
         Preflight({folder / "own.yaml": sweep}, is_here=True, quiet=False)(sweep, sweep.trials(), stop)
     assert "decoding" not in capsys.readouterr().err
+
+
+def test_on_a_terminal_the_display_that_is_there_shows_how_far_it_is(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch_preflight, "err", Console(file=StringIO(), force_terminal=True))
+    shown: list[tuple[float, float, str]] = []
+    doing: list[str] = []
+
+    def progress(done: float, total: float, text: str) -> None:
+        shown.append((done, total, text))
+        doing.append(preflight.doing)
+
+    monkeypatch.setenv("SURGE_DATA_DIR", str(folder / "data"))
+    write_miniature("cifar10", folder / "data")
+    sweep = sweep_of(PHOTOS)
+    preflight = Preflight({folder / "own.yaml": sweep}, is_here=True, quiet=False)
+    preflight.progress = progress
+    with stop_signals() as stop:
+        preflight(sweep, sweep.trials(), stop)
+    assert shown[0] == (60, 60, "decoding 60 of 60 images")
+    assert doing[0] == "decoding: 100%, 60 of 60 images"
 
 
 def test_a_quiet_launch_says_nothing_of_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,9 +17,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
 
+from surge_sweeps.counting import counted
 from surge_sweeps.errors import TrainingError
 from surge_sweeps.extras import require
 from surge_sweeps.training.data.kept_folders import kept_folder
+from surge_sweeps.training.data.making import making
 
 PREFIX = "hf:"
 _FORM = re.compile(r"hf:(?P<name>[\w.-]+(?:/[\w.-]+)?)@(?P<commit>[0-9a-f]{40})/(?P<pattern>.+)")
@@ -71,8 +73,11 @@ def hub_files(text: str) -> tuple[Path, ...]:
 
     def list_files(folder: Path) -> None:
         names = _matching(wanted)
-        for name in names:
-            _download(wanted, name)
+        what = f"{counted(len(names), 'file')} of {wanted.name!r} from the Hugging Face hub"
+        with making("fetching", what, f"{hub.constants.HF_HUB_CACHE!r} (HF_HOME)") as progress:
+            for index, name in enumerate(names):
+                progress(index, len(names), name)
+                _download(wanted, name)
         (folder / "files.json").write_text(json.dumps(names), encoding="utf-8")
 
     folder = kept_folder("hub", key, list_files)

@@ -1,4 +1,4 @@
-"""What is made of a data set once and kept - decoded images, tokens - told before it begins: it may take minutes.
+"""What is made of a data set once and kept, told before it begins: fetching, decoding, tokenising may take minutes.
 
 By default a line goes to standard error, so that it stands in the log of whatever runs. A command that talks to a user
 listens itself, and shows how far it is.
@@ -41,14 +41,16 @@ def told_to(listener: Listener) -> Iterator[None]:
         _listener.reset(before)
 
 
-def making(work: str, what: str) -> AbstractContextManager[ProgressCallback]:
+def making(work: str, what: str, kept_in: str | None = None) -> AbstractContextManager[ProgressCallback]:
     """Tell that something is made now which is kept.
 
     Args:
         work: a word, such as `decoding`. what: of how much, and of what.
+        kept_in: where it stays, and what sets that place. Default: the cache of these data.
 
     Returns:
         What to make it in; its callback may be told how far it is, of nothing (0) where that is not known.
     """
-    sentence = f"{work} {what}, once; it is kept in {str(cache_folder())!r} ({CACHE_VARIABLE})."
+    kept_in = kept_in or f"{str(cache_folder())!r} ({CACHE_VARIABLE})"
+    sentence = f"{work} {what}, once; it is kept in {kept_in}."
     return _listener.get()(work, sentence)

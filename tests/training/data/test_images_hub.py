@@ -101,7 +101,9 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadingHT
     thread.join()
 
 
-def test_named_files_are_fetched_once(hub: ThreadingHTTPServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_named_files_are_fetched_once_and_that_is_told(
+    hub: ThreadingHTTPServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     pair = read_images(f"{HERE}/data/train-*.parquet", f"{HERE}/data/test-*.parquet")
     assert pair.train.images[:, 0, 0, 0].tolist() == [1, 2, 3]
     assert pair.held_out is not None
@@ -110,6 +112,12 @@ def test_named_files_are_fetched_once(hub: ThreadingHTTPServer, monkeypatch: pyt
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     again = read_images(f"{HERE}/data/train-*.parquet", f"{HERE}/data/test-*.parquet")
     assert again.train.images[:, 0, 0, 0].tolist() == [1, 2, 3]
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("fetching")]
+    kept = f"once; it is kept in {constants.HF_HUB_CACHE!r} (HF_HOME)."
+    counts = ("2 files", "1 file")
+    assert told == [
+        f"fetching {count} of 'owner/pictures' from the Hugging Face hub, {kept}" for count in counts
+    ]
 
 
 def test_all_files_of_both_parts(hub: ThreadingHTTPServer) -> None:
