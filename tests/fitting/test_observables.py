@@ -196,6 +196,14 @@ def test_a_loss_that_takes_three_digits_to_say_is_chosen() -> None:
     assert plan_fit(curves).problems == ()
 
 
+def test_a_batch_size_is_kept_rather_than_a_round_loss() -> None:
+    curves = learnt([(0, 5.5), (4, 5.0), (8, 3.9), (12, 3.498), (60, 3.3)], batch_sizes=4, worse=1.0)
+    slowest = curves.points["run"].str.startswith("512-") & (curves.points["step"] == 60)
+    points = curves.points.assign(loss=curves.points["loss"].mask(slowest, 3.425))
+    curves = build_curves(curves.runs, points, loss_name="eval/loss")
+    assert choose_losses(curves, running_minimum(curves)) == (3.43,)
+
+
 HALVING = [(0, 9.0), (2, 5.0), (4, 4.0), (8, 3.0), (16, 2.0), (32, 1.0), (64, 0.7)]
 
 

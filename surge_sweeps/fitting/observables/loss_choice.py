@@ -32,7 +32,8 @@ MIN_BATCH_SIZES = 3
 #: The highest target, as a share of the loss at the first points.
 BELOW_THE_START = 0.95
 
-#: Losses have two significant digits where one of so few qualifies, else as many more as it takes, up to these.
+#: Losses have two significant digits where one of so few qualifies, else as many more as it takes, up to these: a batch
+#: size more is worth more than a rounder number.
 _MOST_DIGITS = 6
 
 
@@ -50,8 +51,8 @@ def choose_losses(curves: LossCurves, lowest: RunningMinimum) -> tuple[float, ..
     window = _window(curves, lowest)
     if window is None:
         return ()
-    for digits in range(2, _MOST_DIGITS + 1):
-        for count in range(window.floors.size, MIN_BATCH_SIZES - 1, -1):
+    for count in range(window.floors.size, MIN_BATCH_SIZES - 1, -1):
+        for digits in range(2, _MOST_DIGITS + 1):
             low = _rounded(window.floor(count), digits, up=True)
             high = _rounded(window.ceiling(count), digits, up=False)
             if 0 < low <= high:
