@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from surge_sweeps.errors import TrainingError, UnknownNameError
+from surge_sweeps.training.evaluation import evaluate
 from surge_sweeps.training.workloads import images
 from surge_sweeps.training.workloads.base import Settings
 
@@ -55,8 +57,10 @@ def test_batches_are_normalised_by_the_training_set(
     assert targets.tolist() == [0] * 10 + [1] * 10 + [2] * 10
     np.testing.assert_allclose(inputs, (train - mean) / std, atol=2e-6)
     inputs, targets = workload.eval_batch(2, 5)
-    assert targets.tolist() == [0, 1, 1]
-    np.testing.assert_allclose(inputs, ((held_out - mean) / std)[2:5], atol=2e-6)
+    assert workload.held_out.rows is not None
+    rows = workload.held_out.rows[2:5].numpy()
+    assert targets.tolist() == (rows // 3).tolist()
+    np.testing.assert_allclose(inputs, ((held_out - mean) / std)[rows], atol=2e-6)
     assert len(workload.eval_batch(6, 100)[1]) == 3
 
 
@@ -162,6 +166,26 @@ def test_the_evaluated_images_are_of_all_classes_however_these_recur(classes: in
     assert len(set(rows.tolist())) == images.EVAL_IMAGES
     counts = np.bincount(rows % classes, minlength=classes)
     assert counts.min() > 0.8 * images.EVAL_IMAGES / classes
+
+
+def test_parts_of_the_evaluated_images_hold_all_classes_so_that_batchnorm_does_not_hide_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for part, count, lightest in (("train", 6, 160), ("val", 90, 250)):
+        for index in range(count):
+            label = index * 3 // count
+            path = tmp_path / "data" / "own" / part / f"class-{label}" / f"{index:04}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            color = tuple(lightest - index if place == label else 50 for place in range(3))
+            Image.new("RGB", (16, 16), color).save(path)
+    workload = images.load(Settings(data="own"))
+    by_color = nn.Sequential(nn.BatchNorm2d(3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    at_once = evaluate(workload, by_color)
+    assert at_once < 0.3
+    monkeypatch.setattr(images, "_NUMBERS_AT_ONCE", 1)
+    monkeypatch.setattr(images, "_IMAGES_AT_ONCE", 30)
+    assert workload.eval_examples_at_once == 30
+    assert evaluate(workload, by_color) == pytest.approx(at_once, rel=0.2)
 
 
 def test_the_digest_tells_other_data_apart(tmp_path: Path) -> None:
