@@ -155,9 +155,13 @@ def _laws_gate(candidate: SurgeCandidate, p_value: float | None) -> Gate:
     """A lead of `AICC_MARGIN`, or one that the best monotone law would hardly ever give by chance."""
     if not math.isfinite(candidate.margin):
         return Gate(False, "There are too few batch sizes to compare a surge law with a monotone law.")
+    # Fitted with kappa <= 1, the plateau law is a rival, and its name alone would confuse.
+    rival = (
+        f"{candidate.rival}, which has none here" if candidate.rival == "surge_plateau" else candidate.rival
+    )
     finding = (
         f"The law {candidate.fit.name} is {'ahead of' if candidate.margin > 0 else 'behind'} the best law without "
-        f"a peak ({candidate.rival}) by {abs(candidate.margin):.1f} in AICc; a surge needs more than "
+        f"a peak ({rival}) by {abs(candidate.margin):.1f} in AICc; a surge needs more than "
         f"{AICC_MARGIN:g} ahead"
     )
     if p_value is None:
