@@ -5,7 +5,7 @@ is that of this process alone (CPU time, one thread unless --threads says otherw
 counts little; on a GPU it is wall time, the device waited for at both ends. Images and text are generated: of
 Fashion-MNIST's and TinyImageNet's shapes, and letters.
 
-Run: python benchmarks/bench_workloads.py [--device cpu|cuda] [--only loop,ensemble,peak,grid]
+Run: python benchmarks/bench_workloads.py [--device cpu|cuda] [--only loop,ensemble,compile,peak,grid]
 """
 
 from __future__ import annotations
@@ -112,10 +112,11 @@ def write_data(folder: Path) -> None:
         for name, values in (("images-idx3", pixels), ("labels-idx1", labels)):
             head = struct.pack(f">HBB{values.ndim}I", 0, 8, values.ndim, *values.shape)
             (folder / "grey" / f"{part}-{name}-ubyte").write_bytes(head + values.tobytes())
-    for number in range(200):
-        place = folder / "colour" / f"class-{number % 10}" / f"{number}.png"
-        place.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(place)
+    for name, side in (("colour", 64), ("small-colour", 32)):
+        for number in range(200):
+            place = folder / name / f"class-{number % 10}" / f"{number}.png"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(0, 256, (side, side, 3), dtype=np.uint8)).save(place)
     letters = rng.choice(list("abcdefgh \n"), 400_000)
     (folder / "letters.txt").write_text("".join(letters))
 
@@ -202,7 +203,7 @@ def alone(workload: Workload, config: TrialConfig) -> Callable[[], object]:
     """A step of one run in the plain loop."""
     model = workload.build_model(config.model, torch.Generator().manual_seed(0))
     optimizer = build_optimizer(config.optimizer, model, config.lr, config.hyper_parameters())
-    steps = Steps(workload, model, optimizer, precision=config.precision)
+    steps = Steps(workload, model, optimizer, precision=config.precision, compile=config.compile)
     return partial(steps.step, DataOrder(workload.train_examples, 0).positions(0, config.batch_size))
 
 
@@ -230,6 +231,23 @@ def ensemble_against_loop(settings: Settings, device: torch.device, pairs: int) 
             f"{1 / single:,.0f}: {runs * ratio:.2f}x (+- {runs * spread:.2f}{note})",
             flush=True,
         )
+
+
+def compiled_against_eager(name: str, settings: Settings, device: torch.device, pairs: int) -> None:
+    """Print how much faster compiled steps are, and what their compilation takes."""
+    timed = timer(device)
+    eager, fused = trial(settings), trial(settings, compile="inductor")
+    workload = workload_of(eager, device)
+    plain = repeated(alone(workload, eager), timed)
+    begin = time.perf_counter()
+    step = alone(workload, fused)
+    step()
+    first_s = time.perf_counter() - begin
+    _, _, ratio, spread = paired(repeated(step, timed), plain, pairs)
+    print(
+        f"  {name}, batch {eager.batch_size}: {ratio:.2f}x (+- {spread:.2f}), once {first_s:.0f} s",
+        flush=True,
+    )
 
 
 def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
@@ -293,7 +311,9 @@ def main() -> None:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--threads", type=int, default=1, help="torch's threads on the processor")
     parser.add_argument("--pairs", type=int, default=3, help="measurements of each kind")
-    parser.add_argument("--only", default="loop,ensemble,peak,grid", help="parts, separated by commas")
+    parser.add_argument(
+        "--only", default="loop,ensemble,compile,peak,grid", help="parts, separated by commas"
+    )
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     device = pick_device(options.device)
@@ -304,6 +324,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         write_data(Path(folder))
         os.environ["SURGE_CACHE_DIR"] = str(Path(folder) / "cache")
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(Path(folder) / "compiled")
         cnn: Settings = {"workload": "images", "data": f"{folder}/grey", "model": "cnn", "optimizer": "adam"}
         resnet: Settings = {"workload": "images", "data": f"{folder}/colour", "model": "resnet18"}
         text: Settings = {"workload": "text", "data": f"{folder}/letters.txt", "model": "gpt"}
@@ -321,6 +342,20 @@ def main() -> None:
         if "ensemble" in parts:
             print("ensemble against loop: training steps alone of the 5-layer CNN, 1 x 28 x 28 images, Adam")
             ensemble_against_loop(cnn, device, options.pairs)
+        if "compile" in parts:
+            print(
+                "compiled steps against uncompiled ones, and the wall time of the first step, nothing kept from before"
+            )
+            tiny: Settings = {**resnet, "data": f"{folder}/small-colour", "width": 8, "optimizer": "sign"}
+            compiled_ones: dict[str, Settings] = {
+                "digits mlp": {"batch_size": 32},
+                "images cnn": {**cnn, "batch_size": 32},
+                "resnet18 of width 8, 3 x 32 x 32": {**tiny, "batch_size": 32},
+                "resnet18, 3 x 64 x 64": {**resnet, "batch_size": 4 if is_cpu else 256},
+                "gpt of 2 layers, width 64, 64 tokens": {**small, "batch_size": 32},
+            }
+            for title, settings in compiled_ones.items():
+                compiled_against_eager(title, settings, device, options.pairs)
         if "peak" in parts:
             print(
                 "share of the device's peak: the arithmetic that torch counts in a step (on the processor without"

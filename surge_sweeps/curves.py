@@ -34,7 +34,7 @@ RESULT_STATUSES: tuple[Status, ...] = ("finished", "diverged", "capped")
 CONTROL_COLUMNS: tuple[str, ...] = (
     "run", "trial_id", "sweep_id", "status",
     "init_from", "start_checkpoint", "start_loss",
-    "max_steps", "max_examples", "target_loss", "log_points", "response",
+    "max_steps", "max_examples", "target_loss", "log_points", "compile", "response",
 )  # fmt: skip
 
 #: Beyond this a float no longer holds every whole number.

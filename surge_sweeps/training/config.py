@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, fields, replace
 
 from surge_sweeps.errors import TrainingError, UnknownNameError
 from surge_sweeps.trackers.base import Scalar
+from surge_sweeps.training.compilation import check_backend, is_compiled
 from surge_sweeps.training.learning_rate import multiplier
 from surge_sweeps.training.optimizers import HYPER_PARAMETERS, optimizer_spec
 from surge_sweeps.training.precision import check_precision
@@ -23,6 +24,7 @@ from surge_sweeps.training.workloads.base import Settings
 #: What applies only where it is given, in the order of records.
 _OPTIONS = (
     "precision",
+    "compile",
     "schedule",
     "warmup_steps",
     "warmup_examples",
@@ -41,6 +43,7 @@ _TEXT = (
     "model",
     "optimizer",
     "precision",
+    "compile",
     "schedule",
     "init_from",
     "data",
@@ -88,6 +91,7 @@ class TrialConfig:
             of the workload and its model, see `Settings`; None is their own default.
         beta1, beta2, eps, momentum, weight_decay: None is the optimizer's own default.
         precision: see `surge_sweeps.training.precision`; None: 32 bits.
+        compile: see `surge_sweeps.training.compilation`; None: not at all.
         schedule, warmup_steps, warmup_examples: of the learning rate, see `surge_sweeps.training.learning_rate`; None:
             it is constant.
         beta2_half_life_examples, beta2_half_life_tokens, weight_decay_batch_size: let beta2 and the weight decay follow
@@ -102,7 +106,7 @@ class TrialConfig:
     Raises:
         TrainingError: a value of the wrong kind or out of range, no budget, or a hyper-parameter that the optimizer
             does not take.
-        UnknownNameError: unknown workload, model, optimizer or precision.
+        UnknownNameError: unknown workload, model, optimizer, precision or compile.
 
     >>> config = TrialConfig(lr=0.1, batch_size=32, optimizer="momentum", max_examples=1000)
     >>> config.steps, config.resolved().momentum
@@ -131,6 +135,7 @@ class TrialConfig:
     momentum: float | None = None
     weight_decay: float | None = None
     precision: str | None = None
+    compile: str | None = None
     schedule: str | None = None
     warmup_steps: int | None = None
     warmup_examples: int | None = None
@@ -160,6 +165,7 @@ class TrialConfig:
         self._check_hyper_parameters()
         self._check_budget()
         check_precision(self.precision)
+        self._check_compile()
         self.lr_multiplier(0)
         self._scaled(settings)
 
@@ -300,6 +306,14 @@ class TrialConfig:
                     f"the optimizer {self.optimizer!r} takes no {name}.",
                     f"It takes: {', '.join(('lr', *taken))}.",
                 )
+
+    def _check_compile(self) -> None:
+        check_backend(self.compile)
+        if is_compiled(self.compile) and not optimizer_spec(self.optimizer).can_accumulate:
+            raise TrainingError(
+                f"the optimizer {self.optimizer!r} looks into the backward pass, which is compiled as one piece.",
+                "Leave compile out, or take another optimizer.",
+            )
 
     def _check_budget(self) -> None:
         if self.max_steps is None and self.max_examples is None:

@@ -80,7 +80,14 @@ def continue_loop(
     config = trace.config
     if steps is None:
         can_accumulate = optimizer_spec(config.optimizer).can_accumulate
-        steps = Steps(workload, model, optimizer, can_accumulate=can_accumulate, precision=config.precision)
+        steps = Steps(
+            workload,
+            model,
+            optimizer,
+            can_accumulate=can_accumulate,
+            precision=config.precision,
+            compile=config.compile,
+        )
     lr_at = None if config.has_constant_lr else (lambda step: config.lr * config.lr_multiplier(step))
     done, sums = begun or Begun(trace.last_step, None)
     order = [DataOrder(workload.train_examples, config.seed)]

@@ -52,6 +52,11 @@ _FLAGS: tuple[tuple[str, type, str], ...] = (
     ("momentum", float, "momentum; default: the optimizer's own"),
     ("weight_decay", float, "weight decay; default: the optimizer's own"),
     ("precision", str, "fp32, or bf16: products in 16 bits, parameters and loss in 32 (default: fp32)"),
+    (
+        "compile",
+        str,
+        "inductor: fuse operations, at the price of some seconds at the first step (default: eager, not at all)",
+    ),
     ("schedule", str, "learning rate over the run (default: constant); a wrong name lists them all"),
     ("warmup_steps", int, "steps of linear warm-up of the learning rate"),
     ("warmup_examples", int, "the same, in examples"),

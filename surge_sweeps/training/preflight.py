@@ -13,6 +13,7 @@ from torch import nn
 
 from surge_sweeps.errors import MissingExtraError
 from surge_sweeps.training.checkpoint import load_checkpoint, restore
+from surge_sweeps.training.compilation import compiled, is_compiled
 from surge_sweeps.training.config import TrialConfig
 from surge_sweeps.training.optimizers import build_optimizer
 from surge_sweeps.training.workloads import load_workload, workload_spec
@@ -57,11 +58,13 @@ def check_data(configs: Sequence[TrialConfig], *, is_here: bool) -> list[str]:
 def _check_start(config: TrialConfig, workload: Workload) -> None:
     # For its package alone: what holds it is imported where one is made.
     build_optimizer(config.optimizer, nn.Linear(1, 1), config.lr, config.hyper_parameters())
+    needs_model = config.init_from is not None or is_compiled(config.compile)
+    if not needs_model and not workload_spec(config.workload).tries_models:
+        return
+    model = workload.build_model(config.model, torch.Generator())
     if config.init_from is not None:
-        checkpoint = load_checkpoint(Path(config.init_from))
-        restore(checkpoint, workload.build_model(config.model, torch.Generator()), config, workload.digest)
-    elif workload_spec(config.workload).tries_models:
-        workload.build_model(config.model, torch.Generator())
+        restore(load_checkpoint(Path(config.init_from)), model, config, workload.digest)
+    compiled(model, config.compile)
 
 
 def oversize(config: TrialConfig, train_examples: int | None) -> list[str]:

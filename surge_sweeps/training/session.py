@@ -86,5 +86,6 @@ def open_session(
         wishes=wishes,
         can_accumulate=optimizer_spec(config.optimizer).can_accumulate,
         precision=config.precision,
+        compile=config.compile,
     )
     return Session(workload, start, model, optimizer, steps)

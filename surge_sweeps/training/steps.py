@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from surge_sweeps.errors import TrainingError
 from surge_sweeps.trackers.base import Scalar
 from surge_sweeps.training.batch_statistics import batch_statistics_layers, statistics_warning
+from surge_sweeps.training.compilation import compiled
 from surge_sweeps.training.evaluation import Evaluator
 from surge_sweeps.training.memory import is_out_of_memory, release_memory
 from surge_sweeps.training.micro_batches import MicroBatches, cut_batch
@@ -42,6 +43,7 @@ class Steps:
         wishes: asked once a step in every process, see `agreed`.
         can_accumulate: whether the optimizer takes gradients that are sums over micro-batches.
         precision: of the model and its loss, in training and evaluation.
+        compile: the steps, see `compilation`; not the evaluation.
 
     Attributes:
         cut: as it is now. evaluate: the evaluation of the model.
@@ -60,9 +62,11 @@ class Steps:
         wishes: Wishes = tuple,
         can_accumulate: bool = True,
         precision: str | None = None,
+        compile: str | None = None,
     ) -> None:
         self._workload = workload
         self._model = model
+        self._trained = compiled(model, compile)
         self._optimizer = optimizer
         self._processes = processes
         self._is_alone = processes.rank.size == 1
@@ -153,11 +157,11 @@ class Steps:
             self._forget_gradients()
             if self.cut is None or self.cut.accumulation == 1:
                 with forward(self._optimizer):
-                    objective, loss = self._loss(self._model, indices)
+                    objective, loss = self._loss(self._trained, indices)
                 backward(objective, self._optimizer)
             else:
                 loss = self._accumulate(
-                    self._model, torch.split(indices, self.cut.size), self.cut.accumulation
+                    self._trained, torch.split(indices, self.cut.size), self.cut.accumulation
                 )
         except RuntimeError as error:
             if not is_out_of_memory(error):
@@ -225,7 +229,7 @@ class Steps:
         """Whether a micro-batch fits into the memory of every process."""
         fits = True
         try:
-            self._loss(self._model, part).objective.backward()  # type: ignore[no-untyped-call]
+            self._loss(self._trained, part).objective.backward()  # type: ignore[no-untyped-call]
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
@@ -241,7 +245,7 @@ class Steps:
         so that a run that goes on exchanges, and so rounds, as one that never stopped.
         """
         try:
-            self._parallel = parallel(self._model, self._workload.device)
+            self._parallel = parallel(self._trained, self._workload.device)
         except RuntimeError as error:
             raise self._no_exchange(error) from error
         for _ in range(2):

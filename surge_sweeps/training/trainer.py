@@ -9,9 +9,10 @@ from typing import Literal
 
 from torch import nn
 
-from surge_sweeps.errors import UnknownNameError
+from surge_sweeps.errors import TrainingError, UnknownNameError
 from surge_sweeps.trackers.base import RunRecord, RunWriter, Scalar
 from surge_sweeps.training.checkpoint import load_checkpoint
+from surge_sweeps.training.compilation import is_compiled
 from surge_sweeps.training.config import TrialConfig
 from surge_sweeps.training.ensemble import MIN_REPLICAS, run_ensemble, stack_size
 from surge_sweeps.training.loop import continue_loop, run_loop
@@ -166,7 +167,9 @@ def _train_group(
 
 
 def _part_size(workload: Workload, model: nn.Module, config: TrialConfig, mode: Mode) -> int:
-    if mode == "loop" or not can_stack(model, config.optimizer):
+    if mode == "ensemble" and is_compiled(config.compile):
+        raise TrainingError("an ensemble is not compiled.", "Leave compile out, or train with mode 'auto'.")
+    if mode == "loop" or is_compiled(config.compile) or not can_stack(model, config.optimizer):
         return 1
     return max(stack_size(workload, model, config.batch_size), MIN_REPLICAS if mode == "ensemble" else 1)
 

@@ -1,0 +1,75 @@
+"""`torch.compile` for the steps of a run: operations are fused into kernels that are made for the model and the batch.
+
+Compiling takes seconds at a run's first step, and again where its micro-batches have another size, so it pays in long
+runs alone. Losses are evaluated without it. Fused operations round in other places: a run agrees with its uncompiled
+twin to rounding, not to the bit.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from surge_sweeps.errors import TrainingError, UnknownNameError
+from surge_sweeps.training.workloads.base import has_dynamic_shapes
+
+#: torch's own names; `eager` compiles nothing.
+BACKENDS = ("eager", "inductor")
+
+
+def is_compiled(backend: str | None) -> bool:
+    """None, the default, is `eager`."""
+    return backend not in (None, "eager")
+
+
+def check_backend(name: str | None) -> None:
+    """None, the default, is `eager`.
+
+    Raises:
+        UnknownNameError: there is no backend of that name; the message lists the valid ones.
+
+    >>> check_backend("on")
+    Traceback (most recent call last):
+    ...
+    surge_sweeps.errors.UnknownNameError: unknown compile 'on'. Valid: eager, inductor.
+    """
+    if name is not None and name not in BACKENDS:
+        raise UnknownNameError("compile", name, BACKENDS)
+
+
+def compiled(model: nn.Module, backend: str | None) -> nn.Module:
+    """The model as steps are trained: compiled at its first batch. It shares the parameters of `model`.
+
+    Call it for one model of a process at a time: what was compiled before is dropped, as torch goes over to uncompiled
+    code, without a word, once it has compiled the same layers for some models.
+
+    Raises:
+        TrainingError: the model cannot be compiled, or this machine lacks a compiler.
+    """
+    if backend is None or not is_compiled(backend):
+        return model
+    if has_dynamic_shapes(model):
+        raise TrainingError(
+            "the shapes in this model depend on the data, and it would be compiled anew at every batch.",
+            "Leave compile out.",
+        )
+    torch.compiler.reset()
+    _try_compiler(backend, next(model.parameters()).device)
+    fused: nn.Module = torch.compile(model, backend=backend, dynamic=False)  # type: ignore[assignment]
+    return fused
+
+
+def _try_compiler(backend: str, device: torch.device) -> None:
+    try:
+        torch.compile(_probe, backend=backend, dynamic=False)(torch.zeros(8, device=device))
+    except (RuntimeError, OSError) as error:
+        cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise TrainingError(
+            f"torch cannot compile here: {cause}",
+            "It needs a C++ compiler on a processor (g++, or the one that CXX names) and Triton on a GPU; or leave"
+            " compile out.",
+        ) from error
+
+
+def _probe(values: Tensor) -> Tensor:
+    return values + 1
