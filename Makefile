@@ -58,12 +58,17 @@ reference: $(VENV)/.installed-all
 
 # The other committed reports, as `make reference-teacher`: the sweeps in reports/reference/NAME/sweeps, launched in a
 # folder of their own. It may be stopped: call it again and it goes on. Data are looked for in SURGE_DATA_DIR, default data.
+# Sweeps with a line here branch from a checkpoint, which is trained first.
+BRANCH_resnet18-cifar10 := --losses 1.7 --steps 20 --reference-lr 0.0002 --reference-batch-size 64 --evaluate-every 20
+
 reference-%: export SURGE_DATA_DIR := $(abspath $(or $(SURGE_DATA_DIR),data))
 reference-%: export SURGE_CACHE_DIR := $(abspath $(or $(SURGE_CACHE_DIR),.surge/cache))
+reference-%: SWEEPS = ../../reports/reference/$*/sweeps/*.yaml
 reference-%: $(VENV)/.installed-all
 	test -d reports/reference/$*/sweeps
 	mkdir -p build/reference-$*
-	cd build/reference-$* && ../../$(BIN)/surge-sweep launch ../../reports/reference/$*/sweeps/*.yaml --project $* --uri sqlite:///mlflow.db --replan
+	$(if $(BRANCH_$*),cd build/reference-$* && { ls branch/*.yaml >/dev/null 2>&1 || ../../$(BIN)/surge-sweep branch $(SWEEPS) $(BRANCH_$*) --output branch; })
+	cd build/reference-$* && ../../$(BIN)/surge-sweep launch $(if $(BRANCH_$*),branch/*.yaml,$(SWEEPS)) --project $* --uri sqlite:///mlflow.db --replan
 	cd build/reference-$* && ../../$(BIN)/surge-report $* --uri sqlite:///mlflow.db --output report
 	cp build/reference-$*/report/* reports/reference/$*/
 	rm -rf build/reference-$*
