@@ -37,22 +37,31 @@ def check_backend(name: str | None) -> None:
         raise UnknownNameError("compile", name, BACKENDS)
 
 
+def check_compilable(model: nn.Module, backend: str | None) -> None:
+    """See that a model may be compiled where that is asked for.
+
+    Raises:
+        TrainingError: its shapes depend on the data.
+    """
+    if is_compiled(backend) and has_dynamic_shapes(model):
+        raise TrainingError(
+            "the shapes in this model depend on the data, and it would be compiled anew at every batch.",
+            "Leave compile out.",
+        )
+
+
 def compiled(model: nn.Module, backend: str | None) -> nn.Module:
     """The model as steps are trained: compiled at its first batch. It shares the parameters of `model`.
 
-    Call it for one model of a process at a time: what was compiled before is dropped, as torch goes over to uncompiled
-    code, without a word, once it has compiled the same layers for some models.
+    Call it for one model of a process at a time, and again once batches are cut in another way: what was compiled
+    before is dropped, as torch goes over to uncompiled code once it has compiled the same layers some times.
 
     Raises:
         TrainingError: the model cannot be compiled, or this machine lacks a compiler.
     """
     if backend is None or not is_compiled(backend):
         return model
-    if has_dynamic_shapes(model):
-        raise TrainingError(
-            "the shapes in this model depend on the data, and it would be compiled anew at every batch.",
-            "Leave compile out.",
-        )
+    check_compilable(model, backend)
     torch.compiler.reset()
     _try_compiler(backend, next(model.parameters()).device)
     fused: nn.Module = torch.compile(model, backend=backend, dynamic=False)  # type: ignore[assignment]

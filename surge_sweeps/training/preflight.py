@@ -13,8 +13,9 @@ from torch import nn
 
 from surge_sweeps.errors import MissingExtraError
 from surge_sweeps.training.checkpoint import load_checkpoint, restore
-from surge_sweeps.training.compilation import compiled, is_compiled
+from surge_sweeps.training.compilation import check_compilable, compiled, is_compiled
 from surge_sweeps.training.config import TrialConfig
+from surge_sweeps.training.devices import CPU, pick_device
 from surge_sweeps.training.optimizers import build_optimizer
 from surge_sweeps.training.workloads import load_workload, workload_spec
 from surge_sweeps.training.workloads.base import Workload
@@ -64,7 +65,10 @@ def _check_start(config: TrialConfig, workload: Workload) -> None:
     model = workload.build_model(config.model, torch.Generator())
     if config.init_from is not None:
         restore(load_checkpoint(Path(config.init_from)), model, config, workload.digest)
-    compiled(model, config.compile)
+    check_compilable(model, config.compile)
+    if pick_device("auto") == CPU:
+        # On a GPU the launching process would have to take some of its memory; there the first trial tells.
+        compiled(model, config.compile)
 
 
 def oversize(config: TrialConfig, train_examples: int | None) -> list[str]:

@@ -66,6 +66,7 @@ class Steps:
     ) -> None:
         self._workload = workload
         self._model = model
+        self._compile = compile
         self._trained = compiled(model, compile)
         self._optimizer = optimizer
         self._processes = processes
@@ -268,6 +269,7 @@ class Steps:
                 "memory does not hold the batch, and the optimizer needs all of it at once.",
                 "Give the trial more memory, or take a smaller batch, a smaller model or another optimizer.",
             )
+        self._trained = compiled(self._model, self._compile)
         before = self._cut_of(batch_size)
         self.cut = before.halved()
         if self.cut is None:

@@ -58,8 +58,18 @@ def config(name: str = "digits-mlp", **given: object) -> TrialConfig:
     return TrialConfig.from_parameters({**plain, **MODELS[name], **given})
 
 
-def test_a_compiled_run_is_the_same_run_to_rounding() -> None:
+def test_a_compiled_run_is_the_same_run_to_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
+    compile_model, calls = torch.compile, []
+
+    def counted(model: Any, **named: Any) -> Any:
+        fused = compile_model(model, **named)
+        if isinstance(fused, torch.nn.Module):
+            fused.register_forward_hook(lambda *_: calls.append(fused))
+        return fused
+
+    monkeypatch.setattr(torch, "compile", counted)
     fused, plain = train([("t", config()), ("t", config(compile="eager"))], mode="loop")
+    assert len(calls) == 3
     for metric in ("eval/loss", "train/loss"):
         theirs = [value for _, value in plain.metrics[metric]]
         assert [value for _, value in fused.metrics[metric]] == pytest.approx(theirs, rel=1e-4), metric

@@ -75,9 +75,9 @@ def hub_files(text: str) -> tuple[Path, ...]:
         names = _matching(wanted)
         what = f"{counted(len(names), 'file')} of {wanted.name!r} from the Hugging Face hub"
         with making("fetching", what, f"{hub.constants.HF_HUB_CACHE!r} (HF_HOME)") as progress:
-            for index, name in enumerate(names):
-                progress(index, len(names), name)
+            for done, name in enumerate(names, 1):
                 _download(wanted, name)
+                progress(done, len(names), f"{done:,} of {counted(len(names), 'file')}")
         (folder / "files.json").write_text(json.dumps(names), encoding="utf-8")
 
     folder = kept_folder("hub", key, list_files)
