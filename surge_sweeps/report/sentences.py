@@ -37,7 +37,9 @@ MOST_PHASES = 4
 
 _LAW = rf"({'|'.join(LAWS)})"
 #: Where a remark of the fit names a law; elsewhere "power" or "constant" are plain words.
-_NAMED_LAW = re.compile(rf"(?<=[Tt]he law ){_LAW}\b|(?<=\(){_LAW}(?=\)|, which)|\b{_LAW}(?= is the best)")
+_NAMED_LAW = re.compile(
+    rf"(?<=[Tt]he law ){_LAW}\b|(?<=\(){_LAW}(?=\)|, which| held to)|\b{_LAW}(?= is the best)"
+)
 
 
 def verdict_counts(targets: list[TargetFit]) -> str:

@@ -72,12 +72,24 @@ def _try_compiler(backend: str, device: torch.device) -> None:
     try:
         torch.compile(_probe, backend=backend, dynamic=False)(torch.zeros(8, device=device))
     except (RuntimeError, OSError) as error:
-        cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise TrainingError(
-            f"torch cannot compile here: {cause}",
-            "It needs a C++ compiler on a processor (g++, or the one that CXX names) and Triton on a GPU; or leave"
-            " compile out.",
-        ) from error
+        raise not_compiled(error) from error
+
+
+def is_compile_error(error: BaseException) -> bool:
+    """Whether an error was raised while torch compiled, which it does at the first batch of a kind."""
+    # As text: its module takes most of a second to load, and nothing else here needs it.
+    return any(kind.__module__ == "torch._dynamo.exc" for kind in type(error).__mro__)
+
+
+def not_compiled(error: BaseException) -> TrainingError:
+    """What is told of a compilation that failed: the compiler's own first word on it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    cause = next((line for line in lines if "error:" in line.casefold()), lines[0])
+    return TrainingError(
+        f"torch cannot compile here: {cause.rstrip('.')}.",
+        "It needs a C++ compiler (g++, or the one that CXX names) and Python's headers on a processor, and Triton on a"
+        " GPU; or leave compile out.",
+    )
 
 
 def _probe(values: Tensor) -> Tensor:

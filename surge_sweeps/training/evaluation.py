@@ -66,6 +66,9 @@ class Evaluator:
             with torch.no_grad(), self._statistics():
                 if size >= total:
                     return float(self._loss(0, total))
+                if self._has_statistics:
+                    # As even as can be: a last part of one image would be normalised by itself.
+                    size = -(-total // -(-total // size))
                 parts = [(start, min(start + size, total)) for start in range(0, total, size)]
                 # Read at the end, so that a GPU is not waited for between the parts.
                 losses = [self._loss(*part) * (part[1] - part[0]) for part in parts]

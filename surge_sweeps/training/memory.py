@@ -14,6 +14,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     >>> is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory.")), is_out_of_memory(RuntimeError("shapes"))
     (True, False)
     """
+    # torch.compile wraps what is raised while it compiles.
+    error = getattr(error, "inner_exception", None) or error
     if isinstance(error, torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _HOST_WORDS)

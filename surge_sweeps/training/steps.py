@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from surge_sweeps.errors import TrainingError
 from surge_sweeps.trackers.base import Scalar
 from surge_sweeps.training.batch_statistics import batch_statistics_layers, statistics_warning
-from surge_sweeps.training.compilation import compiled
+from surge_sweeps.training.compilation import compiled, is_compile_error, not_compiled
 from surge_sweeps.training.evaluation import Evaluator
 from surge_sweeps.training.memory import is_out_of_memory, release_memory
 from surge_sweeps.training.micro_batches import MicroBatches, cut_batch
@@ -97,12 +97,18 @@ class Steps:
             without it, and the penalty.
 
         Raises:
-            TrainingError: memory does not hold a single example, or another process is lost.
+            TrainingError: memory does not hold a single example, the model does not compile, or another process is
+                lost.
         """
         if self._has_buffers:
             self._kept = [buffer.clone() for buffer in self._model.buffers()]
         while True:
-            loss = self._alone(indices) if self._is_alone else self._together(indices)
+            try:
+                loss = self._alone(indices) if self._is_alone else self._together(indices)
+            except RuntimeError as error:
+                if is_compile_error(error):
+                    raise not_compiled(error) from error
+                raise
             if loss is not None:
                 self._update()
                 return loss

@@ -204,6 +204,15 @@ def test_a_batch_size_is_kept_rather_than_a_round_loss() -> None:
     assert choose_losses(curves, running_minimum(curves)) == (3.43,)
 
 
+def test_several_losses_are_worth_more_than_a_batch_size_that_hardly_learns() -> None:
+    curves = learnt([(0, 5.5), (4, 5.0), (8, 3.9), (12, 3.4254), (60, 1.0)], batch_sizes=4, worse=1.0)
+    slowest = curves.points["run"].str.startswith("512-") & (curves.points["step"] == 60)
+    points = curves.points.assign(loss=curves.points["loss"].mask(slowest, 3.4253))
+    curves = build_curves(curves.runs, points, loss_name="eval/loss")
+    losses = choose_losses(curves, running_minimum(curves))
+    assert (len(losses), losses[0], losses[-1]) == (4, 3.4, 1.0)
+
+
 HALVING = [(0, 9.0), (2, 5.0), (4, 4.0), (8, 3.0), (16, 2.0), (32, 1.0), (64, 0.7)]
 
 

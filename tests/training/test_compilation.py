@@ -134,7 +134,7 @@ def test_what_cannot_be_compiled_is_told() -> None:
         check_data([config("text-moe")], is_here=True)
 
 
-def test_without_a_compiler_a_sentence_says_so_and_nothing_is_logged(tmp_path: Path) -> None:
+def test_without_a_compiler_a_sentence_says_so(tmp_path: Path) -> None:
     environment = {
         **os.environ,
         "CXX": "no-such-compiler",

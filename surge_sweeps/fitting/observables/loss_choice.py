@@ -7,6 +7,7 @@ steps, where a step count is too coarse to tell learning rates apart.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,9 +33,9 @@ MIN_BATCH_SIZES = 3
 #: The highest target, as a share of the loss at the first points.
 BELOW_THE_START = 0.95
 
-#: Losses have two significant digits where one of so few qualifies, else as many more as it takes, up to these: a batch
-#: size more is worth more than a rounder number.
-_MOST_DIGITS = 6
+#: Significant digits of a loss, as few as it takes. A batch size more is worth a third digit; a window that takes more
+#: than three to find is so narrow that it holds one loss, and without its slowest batch size there may be several.
+_DIGITS = (range(2, 4), range(4, 7))
 
 
 def choose_losses(curves: LossCurves, lowest: RunningMinimum) -> tuple[float, ...]:
@@ -51,13 +52,20 @@ def choose_losses(curves: LossCurves, lowest: RunningMinimum) -> tuple[float, ..
     window = _window(curves, lowest)
     if window is None:
         return ()
-    for count in range(window.floors.size, MIN_BATCH_SIZES - 1, -1):
-        for digits in range(2, _MOST_DIGITS + 1):
-            low = _rounded(window.floor(count), digits, up=True)
-            high = _rounded(window.ceiling(count), digits, up=False)
-            if 0 < low <= high:
-                return _between(low, high, digits)
+    for count, digits in _attempts(window.floors.size):
+        low = _rounded(window.floor(count), digits, up=True)
+        high = _rounded(window.ceiling(count), digits, up=False)
+        if 0 < low <= high:
+            return _between(low, high, digits)
     return ()
+
+
+def _attempts(count: int) -> Iterator[tuple[int, int]]:
+    """Numbers of batch sizes and of digits, the best pair first."""
+    for digits in _DIGITS:
+        for size in range(count, MIN_BATCH_SIZES - 1, -1):
+            for number in digits:
+                yield size, number
 
 
 def why_no_loss(curves: LossCurves, lowest: RunningMinimum) -> list[str]:

@@ -106,7 +106,7 @@ class Images:
 
     @property
     def eval_examples_at_once(self) -> int:
-        """So many that what a network's layers put out for them is held by small memories."""
+        """So many that what a network's layers put out for them is held by small memories, if the images are small."""
         return max(_IMAGES_AT_ONCE, _NUMBERS_AT_ONCE // math.prod(self.shape))
 
     def train_batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
@@ -246,7 +246,10 @@ def _chosen(rows: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _digest(*parts: tuple[ImageSet, NDArray[np.int64] | None]) -> str:
-    """Of the pixels, labels and class names of image sets, each of them reduced to some rows (None: all)."""
+    """Of the pixels, labels and class names of image sets, each reduced to some rows (None: all), in their order.
+
+    The order of what is evaluated counts: BatchNorm sees parts of it.
+    """
     digest = hashlib.sha256()
     for images, rows in parts:
         head = {"shape": images.shape, "classes": images.classes, "examples": len(images.labels)}
