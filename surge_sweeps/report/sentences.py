@@ -68,7 +68,7 @@ def verdict_counts(targets: list[TargetFit]) -> str:
 
 def _where(targets: Sequence[TargetFit]) -> str:
     if len(targets) > 1:
-        return f" at all {counted(len(targets), 'loss')}"
+        return " at both losses" if len(targets) == 2 else f" at all {counted(len(targets), 'loss')}"
     return "" if targets[0].loss is None else f" ({target_label(targets[0])})"
 
 
