@@ -57,20 +57,26 @@ def compiled(model: nn.Module, backend: str | None) -> nn.Module:
     before is dropped, as torch goes over to uncompiled code once it has compiled the same layers some times.
 
     Raises:
-        TrainingError: the model cannot be compiled, or this machine lacks a compiler.
+        TrainingError: the model cannot be compiled. A lack of a compiler shows at the first batch, see `not_compiled`.
     """
     if backend is None or not is_compiled(backend):
         return model
     check_compilable(model, backend)
     torch.compiler.reset()
-    _try_compiler(backend, next(model.parameters()).device)
     fused: nn.Module = torch.compile(model, backend=backend, dynamic=False)  # type: ignore[assignment]
     return fused
 
 
-def _try_compiler(backend: str, device: torch.device) -> None:
+def check_compiler(backend: str | None) -> None:
+    """Compile next to nothing on the processor, where that is asked for.
+
+    Raises:
+        TrainingError: this machine lacks a compiler.
+    """
+    if backend is None or not is_compiled(backend):
+        return
     try:
-        torch.compile(_probe, backend=backend, dynamic=False)(torch.zeros(8, device=device))
+        torch.compile(_probe, backend=backend, dynamic=False)(torch.zeros(8))
     except (RuntimeError, OSError) as error:
         raise not_compiled(error) from error
 

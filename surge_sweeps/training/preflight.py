@@ -13,7 +13,7 @@ from torch import nn
 
 from surge_sweeps.errors import MissingExtraError
 from surge_sweeps.training.checkpoint import load_checkpoint, restore
-from surge_sweeps.training.compilation import check_compilable, compiled, is_compiled
+from surge_sweeps.training.compilation import check_compilable, check_compiler, is_compiled
 from surge_sweeps.training.config import TrialConfig
 from surge_sweeps.training.devices import CPU, pick_device
 from surge_sweeps.training.optimizers import build_optimizer
@@ -68,7 +68,7 @@ def _check_start(config: TrialConfig, workload: Workload) -> None:
     check_compilable(model, config.compile)
     if pick_device("auto") == CPU:
         # On a GPU the launching process would have to take some of its memory; there the first trial tells.
-        compiled(model, config.compile)
+        check_compiler(config.compile)
 
 
 def oversize(config: TrialConfig, train_examples: int | None) -> list[str]:

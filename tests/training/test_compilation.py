@@ -6,13 +6,14 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from kept_run import KeptRun, StopAfter
+from training.test_precision import config as plain_config
 from training.workloads.miniatures import write_miniature
 
 from surge_sweeps.errors import TrainingError, UnknownNameError
@@ -28,19 +29,6 @@ from surge_sweeps.training.workloads.digits import Digits
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++")
 
-SMALL_TEXT = {
-    "workload": "text",
-    "data": "tinyshakespeare",
-    "sequence_length": 16,
-    "layers": 1,
-    "width": 16,
-    "heads": 2,
-}
-MODELS: dict[str, Mapping[str, Any]] = {
-    "digits-mlp": {},
-    "text-moe": {**SMALL_TEXT, "model": "moe", "experts": 4, "experts_per_token": 2},
-}
-
 
 @pytest.fixture(scope="module", autouse=True)
 def _data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
@@ -54,8 +42,7 @@ def _data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 def config(name: str = "digits-mlp", **given: object) -> TrialConfig:
-    plain: dict[str, object] = {"lr": 1e-3, "batch_size": 8, "max_steps": 3, "compile": "inductor"}
-    return TrialConfig.from_parameters({**plain, **MODELS[name], **given})
+    return plain_config(name, **{"lr": 1e-3, "compile": "inductor", **given})
 
 
 def test_a_compiled_run_is_the_same_run_to_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
